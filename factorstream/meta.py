@@ -1,0 +1,73 @@
+"""The model's description in Redis: one JSON object, so that any language and any person can read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from factorstream.embedding import LAYOUT
+from factorstream.errors import UnreadableValue
+
+Link = Literal["identity", "sigmoid", "exp"]
+
+
+class Meta(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reader must know of a model. Unknown fields are ignored, so a newer worker may say more."""
+
+    layout: int = LAYOUT
+    journal_id: str
+    """Which data this model was learned from."""
+    epoch: int
+    rank: int
+    """K: how many factors a row has."""
+    dtype: str = "float32"
+    loss: str = "squared"
+    link: Link = "identity"
+    """How a score becomes a prediction."""
+    intercept: float
+    range: tuple[float, float] | None = None
+    """Smallest and largest rating, for clients that clip; None when unknown."""
+    n_users: int
+    n_items: int
+    n_buckets: int = 1
+    position: int
+    """Ratings accepted and blocks solved."""
+    offsets: Mapping[int, int] = {}
+    """Partition → first offset whose effect is not in the published rows."""
+    published_ms: int
+    """Milliseconds since the epoch, by the worker's clock."""
+
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder(Meta)
+
+
+def pack_meta(meta: Meta) -> bytes:
+    """Return *meta* as JSON."""
+    return _ENCODER.encode(meta)
+
+
+def unpack_meta(value: bytes) -> Meta:
+    """Read a description. Raises `UnreadableValue`, also for a layout that this client does not know."""
+    try:
+        meta = _DECODER.decode(value)
+    except msgspec.MsgspecError as error:
+        raise UnreadableValue(f"the model's description is unreadable ({error}): {value[:200]!r}") from error
+    if meta.layout != LAYOUT:
+        raise UnreadableValue(
+            f"the model is published in layout {meta.layout}: this client reads layout {LAYOUT}; upgrade factorstream"
+        )
+    return meta
+
+
+def link(name: Link, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the predictions that *scores* mean."""
+    if name == "identity":
+        return scores
+    if name == "exp":
+        return np.exp(scores)
+    return 0.5 * (1.0 + np.tanh(0.5 * scores))  # the sigmoid, without overflow for large negative scores
