@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-
-class FactorstreamError(Exception):
-    """A failure with a message for a person; the command line prints it in one line and exits with `exit_code`."""
-
-    exit_code = 1
+from factorstream.errors import FactorstreamError as FactorstreamError
 
 
 class UserMistake(FactorstreamError):
@@ -65,3 +61,15 @@ class CheckpointMismatch(UserMistake):
 
 class TooManyRejects(FactorstreamError):
     """More unreadable records than `intake.max_reject_share` allows."""
+
+
+class ServiceFailed(FactorstreamError):
+    """A laptop's Kafka or Redis did not start or stop."""
+
+
+class DataUnavailable(FactorstreamError):
+    """Demonstration data could not be fetched."""
+
+
+class MetricsUnavailable(UserMistake):
+    """Nothing can be served at ``metrics.host`` and ``metrics.port``."""
