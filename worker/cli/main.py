@@ -1,0 +1,28 @@
+"""The command line: one line a command. Command modules import what is heavy inside their functions."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from factorstream.worker.cli import services
+from factorstream.worker.cli.printing import complain
+from factorstream.worker.errors import FactorstreamError
+
+app = typer.Typer(name="factorstream", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+
+app.add_typer(services.app, name="services")
+
+
+def main() -> None:
+    """Run the command that ``sys.argv`` names; a failure is one line on standard error and its exit code."""
+    try:
+        app()
+    except FactorstreamError as error:
+        complain(str(error))
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""How commands speak: one JSON object as the last line with ``--json``, a line for a person without."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+
+
+def answer(result: Mapping[str, object] | None, *, as_json: bool, line: str) -> None:
+    """Print a command's result: *result* as JSON, or *line*."""
+    print(json.dumps(result, ensure_ascii=False) if as_json else line, flush=True)
+
+
+def complain(message: str) -> None:
+    """Print what went wrong, on standard error."""
+    print(f"factorstream: {message}", file=sys.stderr, flush=True)

@@ -1,0 +1,144 @@
+"""Kafka and Redis of one folder, started and stopped together; ``services.json`` in it says where they are.
+
+Which processes belong to a folder is read from the system, never from that file: a crash at any moment leaves nothing
+that `stop` does not find.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from factorstream.worker.errors import ServiceFailed, UserMistake
+from factorstream.worker.local import kafka, processes, redis
+
+ATTEMPTS = 3
+"""Starts tried when someone else takes the port found free before the service listens on it."""
+STOP_PATIENCE_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Where the services of a folder answer; None: not running."""
+
+    kafka: str | None
+    """``host:port``."""
+    redis: str | None
+    """A URL."""
+    pids: dict[str, int]
+    """Process ids by name, of what runs."""
+
+    @property
+    def up(self) -> bool:
+        """Whether both answer."""
+        return self.kafka is not None and self.redis is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    word: str
+    start: Callable[[Path, int], None]
+    answers: Callable[[int], bool]
+    address: str
+
+
+KINDS = {
+    "kafka": _Kind(kafka.WORD, kafka.start, kafka.answers, "127.0.0.1:{port}"),
+    "redis": _Kind(redis.WORD, redis.start, redis.answers, "redis://127.0.0.1:{port}/0"),
+}
+
+
+def start(folder: Path, *, kafka_port: int | None = None, redis_port: int | None = None) -> Services:
+    """Start what does not run yet in *folder*, wait until both answer, and say where.
+
+    A port not named is the folder's last one if that is free, else any free one. Kafka keeps its topics in *folder*; Redis
+    starts empty. Raises `ServiceFailed` with the end of the service's log, and `UserMistake` for a port that is taken.
+    """
+    with _locked(folder):
+        _start_one(folder, "redis", redis_port)
+        _start_one(folder, "kafka", kafka_port)
+        return _remember(folder, status(folder))
+
+
+def stop(folder: Path) -> Services:
+    """Stop all services of *folder*, those that a crash left behind included. Safe when nothing runs. Raises `ServiceFailed`."""
+    if folder.exists():
+        with _locked(folder):
+            processes.stop([process for name in KINDS for process in _running(folder, name)], patience_s=STOP_PATIENCE_S)
+    return status(folder)
+
+
+def status(folder: Path) -> Services:
+    """Say what of *folder* runs and answers now; nothing for a folder that no one has started services in."""
+    up = {name: port for name in KINDS if (port := _answering_port(folder, name)) is not None}
+    addresses = {name: KINDS[name].address.format(port=up[name]) if name in up else None for name in KINDS}
+    return Services(**addresses, pids={name: _running(folder, name)[0].pid for name in up})
+
+
+def _start_one(folder: Path, name: str, wanted_port: int | None) -> None:
+    port = _answering_port(folder, name)
+    if port is None:
+        processes.stop(_running(folder, name), patience_s=STOP_PATIENCE_S)    # of a start that crashed: it never answered
+        _start_anew(folder, name, wanted_port)
+    elif wanted_port not in (None, port):
+        raise UserMistake(f"{name} of {folder} already runs on port {port}, not {wanted_port}; stop the services first, or omit the port")
+
+
+def _start_anew(folder: Path, name: str, wanted_port: int | None) -> None:
+    if wanted_port is not None and not processes.is_free(wanted_port):
+        raise UserMistake(f"port {wanted_port} for {name} is taken by another program; name another, or none")
+    for attempt in range(ATTEMPTS):
+        port = wanted_port or _port_for(folder, name)
+        (_home(folder, name)).mkdir(parents=True, exist_ok=True)
+        (_home(folder, name) / "port").write_text(str(port))
+        try:
+            return KINDS[name].start(_home(folder, name), port)
+        except ServiceFailed:
+            processes.stop(_running(folder, name), patience_s=STOP_PATIENCE_S)
+            if attempt == ATTEMPTS - 1 or processes.is_free(port):    # not the port's fault
+                raise
+
+
+def _port_for(folder: Path, name: str) -> int:
+    last = _last_port(folder, name)
+    return last if last is not None and processes.is_free(last) else processes.free_port()
+
+
+def _answering_port(folder: Path, name: str) -> int | None:
+    port = _last_port(folder, name)
+    return port if port is not None and _running(folder, name) and KINDS[name].answers(port) else None
+
+
+def _last_port(folder: Path, name: str) -> int | None:
+    file = _home(folder, name) / "port"
+    found = re.fullmatch(r"\d{1,5}", file.read_text()) if file.exists() else None
+    return int(found[0]) if found else None
+
+
+def _running(folder: Path, name: str) -> list[psutil.Process]:
+    return processes.running(_home(folder, name), KINDS[name].word)
+
+
+def _home(folder: Path, name: str) -> Path:
+    return folder.resolve() / name
+
+
+def _remember(folder: Path, services: Services) -> Services:
+    (folder / "services.json").write_text(json.dumps(asdict(services), indent=1) + "\n")
+    return services
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one start or stop at a time change *folder*."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
