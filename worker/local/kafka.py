@@ -20,6 +20,8 @@ from factorstream.worker.errors import ServiceFailed
 from factorstream.worker.local import processes
 
 VERSION = "4.1.1"
+JARS = f"org.apache.kafka:kafka_2.13:{VERSION}+org.slf4j:slf4j-simple:1.7.36"
+"""The second prints the broker's warnings and errors, for which Kafka's own package brings nothing."""
 WORD = "kafka.Kafka"
 """What every Kafka broker has in its command line: its main class."""
 PATIENCE_S = 90.0
@@ -52,7 +54,7 @@ def start(folder: Path, port: int) -> None:
     settings = _settings(folder, port)
     log = folder / "broker.log"
     log.write_text("")
-    java = [str(_java()), "-Xmx512m", "-cp", str(jars() / "*")]
+    java = [str(_java()), "-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", str(jars() / "*")]
     if not (folder / "data" / "meta.properties").exists():
         _format(java, folder, settings)
     process = processes.spawn([*java, WORD, str(settings)], folder=folder, log=log)
@@ -92,7 +94,7 @@ def _java() -> Path:
 def jars() -> Path:
     """Return the folder of Kafka's jars, fetched on the first call of this user. Raises `ServiceFailed`."""
     home = processes.cache_folder()
-    folder = home / f"kafka-{VERSION}"
+    folder = home / f"kafka-{VERSION}-slf4j"
     if not folder.exists():
         home.mkdir(parents=True, exist_ok=True)
         with (home / "kafka.lock").open("w") as lock:
@@ -124,7 +126,7 @@ def _resolve(scratch: Path) -> list[Path]:
     context = MavenContext(repo_cache=scratch / "repository", remote_repos={"central": MAVEN_CENTRAL_URL})
     builder = EnvironmentBuilder(context=context, cache_dir=scratch / "environments", link_strategy=LinkStrategy.AUTO)
     try:
-        found = [Path(jar) for jar in builder.from_endpoint(f"org.apache.kafka:kafka_2.13:{VERSION}").all_jars]
+        found = [Path(jar) for jar in builder.from_endpoint(JARS).all_jars]
     except (OSError, RuntimeError, ValueError) as error:
         raise ServiceFailed(f"could not fetch Kafka {VERSION} (it is downloaded once, 43 MB): {error}") from error
     damaged = [jar.name for jar in found if not zipfile.is_zipfile(jar)]
