@@ -56,8 +56,8 @@ def pack_block(number: int, ids: Sequence[str | None], vectors: NDArray[np.float
         vectors: ``(len(ids), K + 2)``: K factors, then ``1, c``.
     """
     alive = np.zeros(SLOTS, bool)
-    alive[: len(ids)] = [id is not None for id in ids]
-    texts = [b"" if id is None else id.encode() for id in ids]
+    alive[: len(ids)] = [item_id is not None for item_id in ids]
+    texts = [b"" if item_id is None else item_id.encode() for item_id in ids]
     packed_ids = b"".join([len(text).to_bytes(2, "little") + text for text in texts])
     packed_ids += bytes(-len(packed_ids) % 4)
     rank = vectors.shape[1] - 2

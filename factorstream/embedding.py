@@ -99,11 +99,11 @@ def pack_many(
     return [packed[start : start + size_bytes] for start in range(0, n * size_bytes, size_bytes)]
 
 
-def unpack(id: str, side: Side, value: bytes) -> Embedding:
+def unpack(row_id: str, side: Side, value: bytes) -> Embedding:
     """Read an embedding of any dtype. Raises `UnreadableValue`."""
     dtype, rank, n_ratings, position, timestamp_ms, epoch = read_header(value)
     numbers = read_rows(value, HEADER_BYTES, 1, rank, dtype)[0]
-    return Embedding(id, side, numbers, n_ratings, Version(epoch, position), timestamp_ms)
+    return Embedding(row_id, side, numbers, n_ratings, Version(epoch, position), timestamp_ms)
 
 
 class Header(NamedTuple):

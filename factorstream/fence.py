@@ -29,6 +29,6 @@ def unpack_fence(value: bytes) -> Fence:
     match = _FENCE.fullmatch(value)
     if match is None:
         raise UnreadableValue(
-            f"fence {value[:64]!r} is not 'EPOCH SEQUENCE': another program wrote this key; delete it, or name the model otherwise"
+            f"fence {value[:64]!r} is not 'EPOCH SEQUENCE': another program wrote this key; delete it, or rename the model"
         )
     return Fence(int(match[1]), int(match[2]))

@@ -20,9 +20,9 @@ def check_model_name(model: str) -> str:
     return model
 
 
-def bucket_of(id: str, n_buckets: int) -> int:
+def bucket_of(key_id: str, n_buckets: int) -> int:
     """Return the bucket of a user or item: zlib's CRC-32 of its UTF-8, modulo *n_buckets*."""
-    return zlib.crc32(id.encode()) % n_buckets if n_buckets > 1 else 0
+    return zlib.crc32(key_id.encode()) % n_buckets if n_buckets > 1 else 0
 
 
 def user_prefix(model: str, bucket: int) -> str:
@@ -40,19 +40,19 @@ def seen_prefix(model: str, bucket: int) -> str:
     return f"fs:{{{model}.{bucket}}}:s:"
 
 
-def user_key(model: str, id: str, n_buckets: int = 1) -> str:
+def user_key(model: str, user_id: str, n_buckets: int = 1) -> str:
     """Return the key of a user's embedding."""
-    return user_prefix(model, bucket_of(id, n_buckets)) + id
+    return user_prefix(model, bucket_of(user_id, n_buckets)) + user_id
 
 
-def item_key(model: str, id: str, n_buckets: int = 1) -> str:
+def item_key(model: str, item_id: str, n_buckets: int = 1) -> str:
     """Return the key of an item's embedding."""
-    return item_prefix(model, bucket_of(id, n_buckets)) + id
+    return item_prefix(model, bucket_of(item_id, n_buckets)) + item_id
 
 
-def seen_key(model: str, id: str, n_buckets: int = 1) -> str:
+def seen_key(model: str, user_id: str, n_buckets: int = 1) -> str:
     """Return the key of a user's seen items."""
-    return seen_prefix(model, bucket_of(id, n_buckets)) + id
+    return seen_prefix(model, bucket_of(user_id, n_buckets)) + user_id
 
 
 def block_key(model: str, number: int, n_buckets: int = 1) -> str:
