@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from factorstream.worker.state import Checkpoint
+    from factorstream.worker.state import Checkpoint, Snapshot
 
 Offsets = Mapping[int, int]
 """Partition → next offset: the offset of the first record that has *not* been learned."""
@@ -44,18 +44,19 @@ class SourceIdentity:
 class EventSource(Protocol):
     """A resumable stream of records: Kafka in production, lists in memory for tests."""
 
-    def open(self, at: Offsets) -> SourceIdentity:
+    def open(self, at: Offsets, known: SourceIdentity | None = None) -> SourceIdentity:
         """Start each partition of this worker's share at its offset in *at*, others at their beginning.
 
-        Raises `SourceUnavailable` (no broker answered in time), `UnknownTopic`, `CompactedTopic`,
-        `LostOffsets` (*at* names offsets that the broker no longer has, or not yet).
+        Raises `SourceUnavailable` (no broker answered in time), `UnknownTopic`, `CompactedTopic`, `RecreatedTopic` (this log is
+        not the *known* one, to which *at* belongs), `LostOffsets` (*at* names offsets that the broker no longer has, or not yet).
         """
 
     def poll(self, timeout_s: float) -> list[Records]:
         """Return what has arrived, at most ``max_records`` in all; wait up to *timeout_s* for the first; [] when idle.
 
         Order within a partition is the log's. New partitions appear by themselves. Raises `SourceUnavailable` when no
-        broker has answered for the configured time, `LostOffsets` when the log was cut below what is to be read.
+        broker has answered for the configured time, `LostOffsets` when the log was cut below what is to be read, `RecreatedTopic`
+        and `UnknownTopic` when the topic was replaced or deleted meanwhile.
         """
 
     def lag(self) -> Mapping[int, int]:
@@ -184,35 +185,54 @@ class Publisher(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A checkpoint that is durable."""
+
+    position: int
+    size_bytes: int
+    """Of all that it consists of, files shared with other checkpoints included."""
+
+
 class CheckpointStore(Protocol):
-    """Durable states, newest last. One writer; a lock keeps a second worker out."""
+    """Durable states, newest last. One writer at a time; a lock keeps a second worker out."""
 
     def lock(self) -> None:
-        """Keep others out until `close`. Raises `CheckpointsLocked`, naming who holds it."""
+        """Keep others out until `close`. Raises `CheckpointsLocked`, naming who holds it, and `CheckpointFailed`."""
 
     def latest(self) -> Checkpoint | None:
         """Return the newest checkpoint that is whole, falling back (and saying so) over damaged ones; None when there is none.
 
-        Raises `CheckpointDamaged` when there are checkpoints and none is whole.
+        What is begun afterwards continues from it. Raises `CheckpointDamaged` when there are checkpoints and none is whole.
         """
 
-    def begin(self, checkpoint: Checkpoint) -> None:
-        """Start making *checkpoint* durable beside the caller; its arrays belong to the store until it is durable.
+    def epoch(self) -> int:
+        """Return the highest epoch claimed here, 0 before the first."""
 
-        Only when `busy` is false. Raises `CheckpointFailed` if the previous one failed (disk full …).
+    def claim(self, epoch: int) -> None:
+        """Note durably that *epoch* is taken. Raises `CheckpointFailed`."""
+
+    def begin(self, snapshot: Snapshot) -> None:
+        """Start making *snapshot* durable beside the caller; its arrays belong to the store until `busy` is false.
+
+        Only when not `busy`. What a failed one held of the journal and the ids is written with the next.
         """
 
     @property
     def busy(self) -> bool:
         """Whether a checkpoint is being written."""
 
-    def durable(self) -> Checkpoint | None:
-        """Return the newest durable checkpoint begun here, None before the first. Raises `CheckpointFailed`."""
+    def durable(self) -> Written | None:
+        """Return the last checkpoint begun and now durable, None before the first.
+
+        Raises `CheckpointFailed` once for one that failed (disk full …).
+        """
 
     def wait(self) -> None:
-        """Block until nothing is being written. Raises `CheckpointFailed`."""
+        """Block until not `busy`."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Wait, and let others in. Safe to call twice."""
 
 
 class Group(Protocol):
