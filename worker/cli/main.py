@@ -18,10 +18,11 @@ app.add_typer(services.app, name="services")
 def main() -> None:
     """Run the command that ``sys.argv`` names; a failure is one line on standard error and its exit code."""
     try:
-        app()
-    except FactorstreamError as error:
-        complain(str(error))
-        sys.exit(error.exit_code)
+        code = app(prog_name="factorstream", standalone_mode=False)
+    except (FactorstreamError, typer.TyperException) as error:
+        complain(error.format_message() if isinstance(error, typer.TyperException) else str(error))
+        code = error.exit_code
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -18,5 +18,6 @@ def answer(result: Mapping[str, object] | None, *, as_json: bool, line: str) -> 
 
 
 def complain(message: str) -> None:
-    """Print what went wrong, on standard error."""
-    print(f"factorstream: {message}", file=sys.stderr, flush=True)
+    """Print what went wrong, on standard error; nothing for an empty *message* (its author has printed already)."""
+    if message:
+        print(f"factorstream: {message}", file=sys.stderr, flush=True)

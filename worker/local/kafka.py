@@ -58,12 +58,12 @@ def start(folder: Path, port: int) -> None:
     if not (folder / "data" / "meta.properties").exists():
         _format(java, folder, settings)
     process = processes.spawn([*java, WORD, str(settings)], folder=folder, log=log)
-    processes.await_answer("Kafka", process, lambda: answers(port), log=log, patience_s=PATIENCE_S)
+    processes.await_answer(process, port, answers, log, PATIENCE_S)
 
 
 def answers(port: int) -> bool:
     """Return whether a broker on *port* answers a metadata request and is ready to serve topics."""
-    request = struct.pack(">hhih", 3, 1, 0, -1) + struct.pack(">i", 0)          # Metadata v1, no client id, no topics
+    request = struct.pack(">hhih", 3, 1, 0, -1) + struct.pack(">i", 0)  # Metadata v1, no client id, no topics
     answer = processes.ask(port, struct.pack(">i", len(request)) + request, 12)  # size, correlation id, number of brokers
     return len(answer) == 12 and bool(struct.unpack(">iii", answer)[2] > 0)
 
@@ -75,7 +75,7 @@ def _settings(folder: Path, port: int) -> Path:
 
 
 def _format(java: list[str], folder: Path, settings: Path) -> None:
-    cluster_id = "F" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]    # never begins with "-": it is an argument
+    cluster_id = "F" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]  # never begins with "-": it is an argument
     quick = [*java, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
     command = [*quick, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(settings)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

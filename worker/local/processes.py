@@ -58,15 +58,29 @@ def _signal(processes: Sequence[psutil.Process], number: signal.Signals) -> None
             continue
 
 
-def await_answer(name: str, process: subprocess.Popen[bytes], answers: Callable[[], bool], *, log: Path, patience_s: float) -> None:
-    """Block until *answers*. Raises `ServiceFailed` with the log's end when *process* ends first or *patience_s* has passed."""
+def await_answer(
+    process: subprocess.Popen[bytes], port: int, answers: Callable[[int], bool], log: Path, patience_s: float
+) -> None:
+    """Block until *process* itself answers on *port*.
+
+    Raises `ServiceFailed` with the end of its *log* when it ends first, or *patience_s* has passed.
+    """
     until = time.monotonic() + patience_s
-    while not answers():
+    while not (answers(port) and listens(process.pid, port)):
         if process.poll() is not None:
-            raise ServiceFailed(f"{name} ended with code {process.returncode} while starting; its log {log} ends:\n{tail(log)}")
+            raise ServiceFailed(f"it ended with code {process.returncode} while starting; its log {log} ends:\n{tail(log)}")
         if time.monotonic() > until:
-            raise ServiceFailed(f"{name} did not answer within {patience_s:.0f} s; its log {log} ends:\n{tail(log)}")
+            raise ServiceFailed(f"it did not answer within {patience_s:.0f} s; its log {log} ends:\n{tail(log)}")
         time.sleep(0.05)
+
+
+def listens(pid: int, port: int) -> bool:
+    """Return whether process *pid* is who listens on *port*: an answer alone may come from a stranger."""
+    try:
+        sockets = psutil.Process(pid).net_connections("tcp")
+    except psutil.Error:
+        return False
+    return any(socket.laddr.port == port for socket in sockets if socket.status == psutil.CONN_LISTEN)
 
 
 def tail(log: Path) -> str:
@@ -86,7 +100,7 @@ def free_port(*taken: int) -> int:
 def is_free(port: int) -> bool:
     """Return whether *port* can be listened on."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)    # else a port of a moment ago (TIME_WAIT) counts as taken
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else a port of a moment ago (TIME_WAIT) counts as taken
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:

