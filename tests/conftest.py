@@ -1,0 +1,78 @@
+"""Real services for tests, and names that no other test uses.
+
+Kafka and Redis are taken from ``FACTORSTREAM_TEST_KAFKA`` and ``FACTORSTREAM_TEST_REDIS`` where set; else one pair of
+processes is started for the session. Services that do not start fail the tests that need them: they are never skipped.
+"""
+
+import os
+import uuid
+
+import pytest
+import redis
+
+from factorstream.worker.local import services
+
+
+@pytest.fixture(scope="session")
+def local_services(tmp_path_factory):
+    """Start this session's own Kafka and Redis; stop them at its end, however it ends."""
+    folder = tmp_path_factory.mktemp("services")
+    try:
+        yield services.start(folder)
+    finally:
+        services.stop(folder)
+
+
+@pytest.fixture(scope="session")
+def kafka(request):
+    """Return the address, ``host:port``, of a real broker."""
+    return os.environ.get("FACTORSTREAM_TEST_KAFKA") or request.getfixturevalue("local_services").kafka
+
+
+@pytest.fixture(scope="session")
+def redis_url(request):
+    """Return the URL of a real Redis whose database tests may flush."""
+    return os.environ.get("FACTORSTREAM_TEST_REDIS") or request.getfixturevalue("local_services").redis
+
+
+@pytest.fixture
+def flushed_redis(redis_url):
+    """Return a client of the real Redis, emptied."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushdb()
+        yield client
+
+
+@pytest.fixture
+def topic_name():
+    """Return the name of a topic that does not exist."""
+    return f"ratings-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def new_topic(kafka):
+    """Return a function that makes an empty topic and returns its name: ``new_topic(n_partitions=4, **configs)``."""
+    from kafka import KafkaAdminClient
+
+    def make(n_partitions=4, **configs):
+        name = f"ratings-{uuid.uuid4().hex[:12]}"
+        kind = {"num_partitions": n_partitions, "replication_factor": 1}
+        kind["configs"] = {key.replace("_", "."): value for key, value in configs.items()}
+        admin.create_topics({name: kind}, wait_for_metadata=True)
+        return name
+
+    admin = KafkaAdminClient(bootstrap_servers=kafka)
+    yield make
+    admin.close()
+
+
+@pytest.fixture
+def topic(new_topic):
+    """Return the name of a new topic of four partitions, empty."""
+    return new_topic()
+
+
+@pytest.fixture
+def model_name():
+    """Return the name of a model that no key of Redis has."""
+    return f"model-{uuid.uuid4().hex[:12]}"
