@@ -82,6 +82,16 @@ class _Fields(msgspec.Struct, gc=False):
     type: msgspec.Raw = msgspec.Raw(b'"rate"')
 
 
+class _Said(msgspec.Struct, gc=False, omit_defaults=True):
+    """An event as it is written: fields that its type does not have are left out."""
+
+    user_id: str | None = None
+    item_id: str | None = None
+    rating: float | None = None
+    timestamp_ms: int = 0
+    type: str = "rate"
+
+
 _PLAIN = msgspec.json.Decoder(_Plain)
 _FIELDS = msgspec.json.Decoder(_Fields)
 _TYPE = msgspec.json.Decoder(str)
@@ -97,28 +107,22 @@ def encode(event: Event) -> bytes:
     """Return *event* as JSON. Raises `InvalidEvent` when it breaks a rule of the contract."""
     match event:
         case Rating(user_id, item_id, rating, timestamp_ms):
-            fields: dict[str, object] = {
-                "user_id": _said_id("user_id", user_id),
-                "item_id": _said_id("item_id", item_id),
-                "rating": check_rating(float(rating)),
-            }
+            said = _Said(_said_id("user_id", user_id), _said_id("item_id", item_id), check_rating(float(rating)))
         case Unrate(user_id, item_id, timestamp_ms):
-            fields = {"type": "unrate", "user_id": _said_id("user_id", user_id), "item_id": _said_id("item_id", item_id)}
+            said = _Said(_said_id("user_id", user_id), _said_id("item_id", item_id), type="unrate")
         case ForgetUser(user_id, timestamp_ms):
-            fields = {"type": "forget_user", "user_id": _said_id("user_id", user_id)}
+            said = _Said(_said_id("user_id", user_id), type="forget_user")
         case RemoveItem(item_id, timestamp_ms):
-            fields = {"type": "remove_item", "item_id": _said_id("item_id", item_id)}
+            said = _Said(item_id=_said_id("item_id", item_id), type="remove_item")
         case _:
             raise InvalidEvent("unknown_type", f"{shown(event)} is no Rating, Unrate, ForgetUser or RemoveItem")
-    fields["timestamp_ms"] = check_timestamp(int(timestamp_ms))
-    return _ENCODER.encode(fields)
+    said.timestamp_ms = check_timestamp(int(timestamp_ms))
+    return _ENCODER.encode(said)
 
 
 def _said_id(field: str, text: object) -> str:
     if not isinstance(text, str):
-        raise InvalidEvent(
-            "bad_id", f"{field} {shown(text)} is {type(text).__name__}, not str: write str(…), as readers will ask for it"
-        )
+        raise InvalidEvent("bad_id", f"{field} {shown(text)} is {type(text).__name__}, not str: write str(…), as readers ask for it")
     return check_id(field, text)
 
 
