@@ -53,6 +53,8 @@ class Tick:
     """Ratings visited by them."""
     published: Published | None
     durable: Durable | None
+    checkpoint_failed: bool
+    """A checkpoint could not be written; learning goes on, nothing was committed."""
     seconds: Mapping[str, float]
     """Where the turn went: poll, decode, learn, sweep, publish, checkpoint."""
 

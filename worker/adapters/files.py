@@ -1,0 +1,374 @@
+"""Checkpoints in a folder: immutable files named by their content, and small manifests that say which of them make a state.
+
+    FOLDER/lock                                   held while a worker runs
+    FOLDER/epoch                                  the highest epoch ever claimed here
+    FOLDER/checkpoint-EEEEEEEEEE-PPPP….json       a manifest: epoch and position; the newest sorts last
+    FOLDER/data/NAME-HASH.npy (or .ids)           arrays as numpy writes them, never pickled; ids separated by NUL
+
+A manifest is renamed into place when everything it names is on the disk, so a checkpoint is whole or is not there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import os
+import socket
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from factorstream.worker.errors import CheckpointDamaged, CheckpointFailed, CheckpointsLocked
+from factorstream.worker.learn.settings import Learning
+from factorstream.worker.model.journal import ENTRY, Entries
+from factorstream.worker.ports import Written
+from factorstream.worker.state import NAMES_IN_CHUNK, Checkpoint, Facts, Snapshot, ratings_of
+
+log = structlog.get_logger()
+
+FORMAT = 1
+COMPACT_SEGMENTS = 64
+"""Journal files older than every kept checkpoint, at which they are folded into the base."""
+COMPACT_ENTRIES = 1_000_000
+"""The same in entries, or half of the base if that is more."""
+
+
+class File(msgspec.Struct, frozen=True):
+    """A file of `data/`, and what it must hold."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """A piece of the journal: what was learned from one position to the next, and with which settings."""
+
+    file: File
+    first_position: int
+    last_position: int
+    learning: Learning
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """One checkpoint: everything that it is made of."""
+
+    format: int = FORMAT
+    facts: Facts
+    arrays: Mapping[str, File]
+    names: Mapping[str, Sequence[File]]
+    """Side → its chunks of ids, in order."""
+    base: File | None = None
+    """Ratings held where the journal begins; None: nothing."""
+    base_position: int = 0
+    journal: Sequence[Segment] = ()
+
+    def files(self) -> Iterable[File]:
+        """Yield every file of this checkpoint."""
+        yield from self.arrays.values()
+        for chunks in self.names.values():
+            yield from chunks
+        if self.base is not None:
+            yield self.base
+        for segment in self.journal:
+            yield segment.file
+
+    @property
+    def size_bytes(self) -> int:
+        """Sum over `files`."""
+        return sum(file.size_bytes for file in self.files())
+
+
+class Damaged(Exception):
+    """A file of a checkpoint is missing or is not what it was."""
+
+
+@dataclass(slots=True)
+class Tail:
+    """What is not on the disk yet besides the arrays; grows when a checkpoint fails, and is written with the next."""
+
+    names: dict[str, dict[int, Sequence[str]]] = field(default_factory=dict)
+    entries: list[Entries] = field(default_factory=list)
+
+    def add(self, snapshot: Snapshot) -> None:
+        """Take what changed in *snapshot*."""
+        self.entries.append(snapshot.entries)
+        for side, chunks in snapshot.names.items():
+            self.names.setdefault(side, {}).update(chunks)
+
+
+class FileCheckpoints:
+    """Checkpoints in *folder*, of which the newest *keep* stay. With *keep_journal* the journal reaches back to the beginning."""
+
+    def __init__(self, folder: Path, *, keep: int = 3, keep_journal: bool = False) -> None:
+        self.folder = folder
+        self._data = folder / "data"
+        self._keep = keep
+        self._keep_journal = keep_journal
+        self._lock: io.TextIOWrapper | None = None
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[Manifest] | None = None
+        self._manifest: Manifest | None = None
+        self._tail = Tail()
+
+    # --- the port
+
+    def lock(self) -> None:
+        """Lock the folder, making it if it is not there."""
+        try:
+            self._data.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.folder / "lock").open("a+")
+        except OSError as error:
+            raise CheckpointFailed(f"checkpoint.dir {self.folder} cannot be used ({error.strerror}): give a folder that can be written") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "another process"
+            raise CheckpointsLocked(
+                f"checkpoint.dir {self.folder} is in use by {holder}: stop that worker, or give this one a folder and a model.name of its own"
+            ) from error
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        self._lock.flush()
+
+    def latest(self) -> Checkpoint | None:
+        """Read the newest checkpoint that is whole."""
+        paths = self.manifests()
+        for path in reversed(paths):
+            try:
+                self._manifest = self.manifest(path)
+                return self.read(self._manifest)
+            except Damaged as error:
+                log.error("checkpoint is damaged; falling back to the one before", checkpoint=path.name, reason=str(error))
+        self._manifest = None
+        if paths:
+            raise CheckpointDamaged(
+                f"none of the {len(paths)} checkpoints in {self.folder} is whole: restore the folder from a copy, "
+                "or move it away and set redis.replace = true to learn the topic again from its beginning"
+            )
+        return None
+
+    def epoch(self) -> int:
+        """Return the highest epoch of the folder."""
+        try:
+            claimed = int((self.folder / "epoch").read_text())
+        except (FileNotFoundError, ValueError):
+            claimed = 0
+        return max([claimed, *(int(path.name.split("-")[1]) for path in self.manifests())])
+
+    def claim(self, epoch: int) -> None:
+        """Write the epoch."""
+        try:
+            self._write(self.folder / "epoch", [f"{epoch}\n".encode()])
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def begin(self, snapshot: Snapshot) -> None:
+        """Hand *snapshot* to the writing thread."""
+        self._tail.add(snapshot)
+        self._writing = self._writer.submit(self._make, snapshot)
+
+    @property
+    def busy(self) -> bool:
+        """Whether the writing thread writes."""
+        return self._writing is not None and not self._writing.done()
+
+    def durable(self) -> Written | None:
+        """Return what the writing thread has done."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            try:
+                self._manifest = writing.result()
+            except (OSError, Damaged) as error:
+                raise self._failed(error) from error
+            self._tail = Tail()
+        return Written(self._manifest.facts.position, self._manifest.size_bytes) if self._manifest else None
+
+    def wait(self) -> None:
+        """Wait for the writing thread."""
+        if self._writing is not None:
+            self._writing.exception()
+
+    def close(self) -> None:
+        """Wait, and unlock."""
+        self._writer.shutdown()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    # --- reading, also for `checkpoint list` and `checkpoint verify`
+
+    def manifests(self) -> list[Path]:
+        """Return the manifests' paths, oldest first."""
+        return sorted(self.folder.glob("checkpoint-*-*.json"))
+
+    def manifest(self, path: Path) -> Manifest:
+        """Read a manifest. Raises `Damaged`."""
+        try:
+            manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise Damaged(f"{path.name}: {error}") from error
+        if manifest.format != FORMAT:
+            raise Damaged(f"{path.name} has format {manifest.format}, this version reads {FORMAT}")
+        return manifest
+
+    def read(self, manifest: Manifest) -> Checkpoint:
+        """Read and check all files of *manifest*. Raises `Damaged`."""
+        return Checkpoint(
+            manifest.facts,
+            {name: self.array(file) for name, file in manifest.arrays.items()},
+            {side: [name for chunk in chunks for name in self._names(chunk)] for side, chunks in manifest.names.items()},
+            self.entries(manifest.base),
+            [self.entries(segment.file) for segment in manifest.journal],
+        )
+
+    def array(self, file: File) -> NDArray[np.generic]:
+        """Read an array. Raises `Damaged`."""
+        array: NDArray[np.generic] = np.load(io.BytesIO(self._content(file)), allow_pickle=False)
+        return array
+
+    def entries(self, file: File | None) -> Entries:
+        """Read entries of a journal or base; none for None. Raises `Damaged`."""
+        return np.empty(0, ENTRY) if file is None else self.array(file)  # type: ignore[return-value]
+
+    def _names(self, file: File) -> list[str]:
+        return self._content(file).decode().split("\0")
+
+    def _content(self, file: File) -> bytes:
+        try:
+            content = (self._data / file.name).read_bytes()
+        except OSError as error:
+            raise Damaged(f"{file.name}: {error.strerror}") from error
+        if hashlib.sha256(content).hexdigest() != file.sha256:
+            raise Damaged(f"{file.name} is not what was written ({len(content)} bytes of {file.size_bytes})")
+        return content
+
+    # --- writing, in the writing thread
+
+    def _make(self, snapshot: Snapshot) -> Manifest:
+        before, facts = self._manifest, snapshot.facts
+        entries = np.concatenate(self._tail.entries)
+        journal = list(before.journal) if before else []
+        if len(entries):
+            first = before.facts.position if before else 0
+            journal.append(Segment(self._save_array("journal", entries), first, facts.position, facts.learning))
+        manifest = Manifest(
+            facts=facts,
+            arrays={name: self._save_array(name, array) for name, array in snapshot.arrays.items()},
+            names={
+                side: self._save_names(side, before.names.get(side, ()) if before else (), self._tail.names.get(side, {}))
+                for side in ("users", "items")
+            },
+            base=before.base if before else None,
+            base_position=before.base_position if before else 0,
+            journal=journal,
+        )
+        manifest = manifest if self._keep_journal else self._compacted(manifest)
+        self._sync(self._data)
+        self._write(self.folder / f"checkpoint-{facts.epoch:010}-{facts.position:020}.json", [msgspec.json.encode(manifest)])
+        self._remove_old()
+        return manifest
+
+    def _compacted(self, manifest: Manifest) -> Manifest:
+        """Fold journal files older than every kept checkpoint into the base, once they are many."""
+        kept = self.manifests()[-(self._keep - 1) :] if self._keep > 1 else []
+        oldest = min((int(path.stem.split("-")[2]) for path in kept), default=manifest.facts.position)
+        old = [segment for segment in manifest.journal if segment.last_position <= oldest]
+        base = self.entries(manifest.base) if old else np.empty(0, ENTRY)
+        n_old = sum(segment.file.size_bytes for segment in old) // ENTRY.itemsize
+        if len(old) < COMPACT_SEGMENTS and n_old < max(COMPACT_ENTRIES, len(base) // 2):
+            return manifest
+        ratings = ratings_of(base, [self.entries(segment.file) for segment in old], manifest.facts.n_users, manifest.facts.n_items)
+        columns = ratings.entries()
+        entries = np.zeros(len(columns[0]), ENTRY)
+        for name, column in zip(("user", "item", "rating", "time"), columns, strict=True):
+            entries[name] = column
+        return msgspec.structs.replace(
+            manifest,
+            base=self._save_array("base", entries),
+            base_position=old[-1].last_position,
+            journal=list(manifest.journal)[len(old) :],
+        )
+
+    def _save_array(self, name: str, array: NDArray[np.generic]) -> File:
+        header = io.BytesIO()
+        array = np.ascontiguousarray(array)
+        np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+        return self._save(name, ".npy", [header.getvalue(), memoryview(array.reshape(-1).view(np.uint8))])
+
+    def _save_names(self, side: str, before: Sequence[File], changed: Mapping[int, Sequence[str]]) -> list[File]:
+        chunks = dict(enumerate(before))
+        for chunk, names in sorted(changed.items()):
+            assert len(names) <= NAMES_IN_CHUNK
+            chunks[chunk] = self._save(f"{side}.{chunk}", ".ids", ["\0".join(names).encode()])
+        return [chunks[chunk] for chunk in sorted(chunks)]
+
+    def _save(self, name: str, suffix: str, parts: Sequence[bytes | memoryview]) -> File:
+        """Write a file of `data/` unless it is there; its name tells its content."""
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(part)
+        file = File(f"{name}-{digest.hexdigest()[:24]}{suffix}", digest.hexdigest(), sum(len(part) for part in parts))
+        path = self._data / file.name
+        if not path.exists() or path.stat().st_size != file.size_bytes:
+            self._write(path, parts)
+        return file
+
+    def _write(self, path: Path, parts: Sequence[bytes | memoryview]) -> None:
+        """Write beside, to the disk, and rename: *path* is whole or is not there."""
+        beside = path.with_name(f".{path.name}.{threading.get_ident()}")
+        try:
+            with beside.open("wb") as file:
+                for part in parts:
+                    file.write(part)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.rename(path)
+        except OSError:
+            beside.unlink(missing_ok=True)
+            raise
+        if path.parent == self.folder:
+            self._sync(self.folder)
+
+    @staticmethod
+    def _sync(folder: Path) -> None:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _remove_old(self) -> None:
+        """Remove all but the newest manifests, and the files that none of those names."""
+        paths = self.manifests()
+        for path in paths[: -self._keep]:
+            path.unlink()
+        named = set()
+        for path in paths[-self._keep :]:
+            try:
+                named.update(file.name for file in self.manifest(path).files())
+            except Damaged:  # what it names is nobody's to keep
+                continue
+        for path in self._data.iterdir():
+            if path.name not in named:
+                path.unlink()
+
+    def _failed(self, error: OSError | Damaged) -> CheckpointFailed:
+        reason = error.strerror if isinstance(error, OSError) else error
+        return CheckpointFailed(
+            f"no checkpoint can be written to {self.folder} ({reason}): free space or mend the folder; "
+            "until then a restart begins at the last good one, and nothing is lost"
+        )
+
+
+__all__ = ["Damaged", "File", "FileCheckpoints", "Manifest", "Segment"]
+

@@ -1,0 +1,282 @@
+"""Settings: typed, documented, checked once. Only `wiring` sees them; all else gets plain arguments.
+
+Sources, strongest first: ``--set section.key=value``, the environment (``FACTORSTREAM__KAFKA__TOPIC``), a TOML file, defaults.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from factorstream.worker.errors import UserMistake
+
+PREFIX = "FACTORSTREAM__"
+
+
+class Section(BaseModel):
+    """A group of settings; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Kafka(Section):
+    """Where rating events come from."""
+
+    bootstrap_servers: str = "127.0.0.1:9092"
+    """Brokers to begin with: host:port, several separated by commas."""
+    topic: str = "ratings"
+    """The topic with the events; it must exist and must not be compacted."""
+    dead_letter_topic: str = "ratings.dead"
+    """Where unreadable records go; made when it is missing."""
+    group_id: str = "factorstream"
+    """Under which offsets are committed, for lag tools only: the worker resumes from its checkpoint."""
+    on_lost_offsets: Literal["error", "earliest"] = "error"
+    """What to do when the broker no longer has the offsets to resume from: stop and say so, or go on with the earliest it has."""
+    max_poll_records: int = Field(8_000, ge=1)
+    """Records of one turn, at most."""
+    timeout_s: float = Field(30.0, gt=0)
+    """How long to wait for a broker: at the start, and while running before giving up."""
+
+
+class Redis(Section):
+    """Where embeddings go."""
+
+    url: str = "redis://127.0.0.1:6379/0"
+    """The server; with a password: redis://:PASSWORD@HOST:PORT/DB."""
+    replace: bool = False
+    """Replace a model of this name that was learned from another journal, instead of refusing."""
+    n_buckets: int = Field(1, ge=1, le=16_384)
+    """Into how many hash slots a cluster spreads the model."""
+    timeout_s: float = Field(30.0, gt=0)
+    """How long to wait for Redis at the start; while running, learning goes on without it."""
+
+
+class Model(Section):
+    """What is learned."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "default"
+    """The model's name in Redis."""
+    rank: int = Field(16, ge=1, le=1024)
+    """K: factors of a row."""
+    loss: Literal["squared"] = "squared"
+    """ℓ of the objective."""
+    learner: Literal["sgd"] = "sgd"
+    """How a rating becomes a better model: gradient steps, fold-in of short rows, exact sweeps."""
+    rating_min: float | None = None
+    """Smallest rating accepted; unset: -1000."""
+    rating_max: float | None = None
+    """Largest rating accepted; unset: 1000."""
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Of the first factors."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the kernels run."""
+
+    @model_validator(mode="after")
+    def _range_is_one(self) -> Self:
+        if self.rating_min is not None and self.rating_max is not None and self.rating_min >= self.rating_max:
+            raise ValueError(f"rating_min = {self.rating_min} must be below rating_max = {self.rating_max}")
+        return self
+
+
+class Sgd(Section):
+    """How a single rating moves the factors."""
+
+    learning_rate: float | None = Field(None, gt=0)
+    """Step size η of the factors; unset: 0.05 divided by the standard deviation of the ratings."""
+    bias_learning_rate: float = Field(0.03, gt=0, lt=1)
+    """Step size of the biases."""
+    decay: float = Field(0.0, ge=0)
+    """A row with n ratings steps by η / (1 + decay · n)."""
+    fold_in: int = Field(8, ge=0, le=256)
+    """A row with at most so many ratings is solved exactly at each of them, instead of stepped."""
+
+
+class Als(Section):
+    """Regularisation of the objective, which SGD and sweeps share."""
+
+    lambda_user: float | None = Field(None, ge=0)
+    """λ of the users' factors; unset: chosen from the standard deviation of the ratings."""
+    lambda_item: float | None = Field(None, ge=0)
+    """λ of the items' factors; unset: likewise."""
+    lambda_bias: float = Field(3.0, ge=0)
+    """λ of the biases."""
+    weighted: bool = False
+    """Whether each λ counts once for each of the row's ratings (ALS-WR)."""
+
+
+class Sweep(Section):
+    """Exact solves between the steps."""
+
+    visits_per_rating: float = Field(4.0, ge=0)
+    """Ratings visited by ALS for each rating accepted; 0 turns sweeps off."""
+    block_visits: int = Field(20_000, ge=1)
+    """Ratings visited by one block, about: what a turn may last."""
+
+
+class Publish(Section):
+    """How fresh Redis is."""
+
+    interval_ms: float = Field(20.0, ge=0)
+    """Between publications; longer under lag, so that at most a tenth of the time is spent publishing."""
+    seen_items: int = Field(256, ge=0)
+    """Newest rated items kept for each user, for readers that leave them out; 0: none."""
+    block_bytes_per_s: float = Field(8e6, gt=0)
+    """Budget for blocks of items, which readers rank all items with."""
+
+
+class Checkpoint(Section):
+    """What survives."""
+
+    dir: Path = Path(".factorstream/checkpoints")
+    """The folder; one worker at a time."""
+    interval_s: float = Field(30.0, gt=0)
+    """Between checkpoints: about how much is learned again after a crash."""
+    keep: int = Field(3, ge=1)
+    """Newest checkpoints that stay."""
+
+
+class Metrics(Section):
+    """What people watch."""
+
+    host: str = "127.0.0.1"
+    """Address that /metrics and /health answer on."""
+    port: int = Field(9464, ge=0, le=65535)
+    """Its port; 0: any that is free, told in the log."""
+
+
+class Intake(Section):
+    """What is read."""
+
+    max_reject_share: float = Field(0.5, ge=0, le=1)
+    """Of the last 10,000 records: with more unreadable ones the worker stops."""
+
+
+class Journal(Section):
+    """The history that the model is a function of."""
+
+    keep: Literal["checkpoints", "all"] = "checkpoints"
+    """How far it reaches back: to the oldest kept checkpoint, or for ever."""
+
+
+class Settings(Section):
+    """Everything that can be set."""
+
+    kafka: Kafka = Kafka()
+    redis: Redis = Redis()
+    model: Model = Model()
+    sgd: Sgd = Sgd()
+    als: Als = Als()
+    sweep: Sweep = Sweep()
+    publish: Publish = Publish()
+    checkpoint: Checkpoint = Checkpoint()
+    metrics: Metrics = Metrics()
+    intake: Intake = Intake()
+    journal: Journal = Journal()
+
+
+def load(file: Path | None = None, assignments: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Settings:
+    """Return the settings of *file*, *environment* (default: the process's) and ``section.key=value`` *assignments*.
+
+    Raises `UserMistake`, naming the nearest known key for one that is unknown.
+    """
+    merged: dict[str, dict[str, Any]] = {}
+    for source, key, value in (
+        *_of_file(file),
+        *_of_environment(os.environ if environment is None else environment),
+        *map(_of_assignment, assignments),
+    ):
+        section, name = _known(source, key)
+        merged.setdefault(section, {})[name] = value
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise UserMistake("; ".join(_told(problem) for problem in error.errors())) from error
+
+
+def keys() -> dict[str, str]:
+    """Return every key, ``section.name``, with its description."""
+    return {
+        f"{section}.{name}": " ".join((field.description or "").split())
+        for section, group in Settings.model_fields.items()
+        for name, field in _fields(group.annotation).items()
+    }
+
+
+def reference() -> str:
+    """Return a TOML file with every setting, its meaning and its default."""
+    lines = ["# Every setting of the Factorstream worker, with its default. Unset ones are commented out.", ""]
+    defaults = Settings()
+    for section, group in Settings.model_fields.items():
+        lines += [f"[{section}]  # {(group.annotation.__doc__ or '').strip()}"]  # type: ignore[union-attr]
+        for name, field in _fields(group.annotation).items():
+            value = getattr(getattr(defaults, section), name)
+            lines += [f"# {' '.join((field.description or '').split())}", f"{'# ' if value is None else ''}{name} = {_toml(value)}"]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _fields(section: Any) -> Mapping[str, Any]:
+    fields: Mapping[str, Any] = section.model_fields
+    return fields
+
+
+def _toml(value: object) -> str:
+    if value is None:
+        return '"unset"'
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if isinstance(value, int | float) else f'"{value}"'
+
+
+def _of_file(file: Path | None) -> list[tuple[str, str, object]]:
+    if file is None:
+        return []
+    try:
+        content = tomllib.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise UserMistake(f"--config {file}: no such file") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserMistake(f"--config {file} cannot be read: {error}") from error
+    found: list[tuple[str, str, object]] = []
+    for section, values in content.items():
+        if not isinstance(values, dict):
+            raise UserMistake(f"{file}: {section!r} is outside any section; write it under one, such as [kafka]")
+        found += [(str(file), f"{section}.{name}", value) for name, value in values.items()]
+    return found
+
+
+def _of_environment(environment: Mapping[str, str]) -> list[tuple[str, str, object]]:
+    return [
+        (f"environment {name}", ".".join(name.removeprefix(PREFIX).lower().split("__")), value)
+        for name, value in environment.items()
+        if name.startswith(PREFIX)
+    ]
+
+
+def _of_assignment(assignment: str) -> tuple[str, str, object]:
+    key, equals, value = assignment.partition("=")
+    if not equals:
+        raise UserMistake(f"--set {assignment!r}: write it as section.key=value, for example --set model.rank=32")
+    return f"--set {assignment}", key.strip(), value.strip()
+
+
+def _known(source: str, key: str) -> tuple[str, str]:
+    known = keys()
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+        raise UserMistake(f"{source}: there is no setting {key!r}; did you mean {near[0]!r}? 'factorstream config --reference' lists all")
+    section, _, name = key.partition(".")
+    return section, name
+
+
+def _told(problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    meaning = keys().get(key, "")
+    return f"{key} = {problem['input']!r}: {message[:1].lower()}{message[1:]}" + (f" ({meaning})" if meaning else "")

@@ -1,0 +1,167 @@
+"""From events to a better model: every rating at once and in order, and a block of the sweep whenever one is due."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factorstream.worker.kernels.api import F32, Batch, Kernels
+from factorstream.worker.learn.als import solve
+from factorstream.worker.learn.settings import Learning
+from factorstream.worker.learn.sweeper import Solved, Sweeper
+from factorstream.worker.model.journal import ENTRY, Entries, Kind
+from factorstream.worker.model.model import ITEMS, USERS, Model
+from factorstream.worker.model.ratings import Accepted
+
+MOST = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Events as columns of one length, ids resolved to rows; -1 and NaN where a kind has no such field."""
+
+    kinds: NDArray[np.uint8]
+    user_rows: NDArray[np.int32]
+    item_rows: NDArray[np.int32]
+    ratings: F32
+    timestamps_ms: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    @classmethod
+    def of_entries(cls, entries: Entries) -> Events:
+        """Return journal *entries* as the events that they were."""
+        columns = (np.ascontiguousarray(entries[name]) for name in ("kind", "user", "item", "rating", "time"))
+        return cls(*columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """One part of a batch, learned. Entries of `errors` belong to those of `accepted`."""
+
+    accepted: Accepted | None
+    """None for a forgetting."""
+    errors: F32
+    """``x − s`` before each step; NaN for an unrate."""
+    clipped: F32
+    """The same with the prediction clipped to the range known before that rating."""
+    entries: Entries
+    """What the journal gets."""
+    touched_users: NDArray[np.int32]
+    """Rows changed by a forgetting."""
+    touched_items: NDArray[np.int32]
+    solved: Solved | None
+    """The block that fell due at the end of the part."""
+
+
+class Learner:
+    """Accept, step, solve. The only writer of a model.
+
+    However a stream is cut into calls of `learn`, the model ends with the same bits: parts are cut where a block or a new
+    estimate of the level falls due, which depends on the number of ratings accepted alone.
+    """
+
+    def __init__(self, kernels: Kernels, learning: Learning) -> None:
+        self.learning = learning
+        self.sweeper = Sweeper(kernels, learning)
+        self._kernels = kernels
+
+    def learn(self, model: Model, events: Events) -> Iterator[Learned]:
+        """Learn from *events* in order; yield after each part. All of it must be drawn."""
+        model.ratings.grow(int(events.user_rows.max(initial=-1)) + 1, int(events.item_rows.max(initial=-1)) + 1)
+        start = 0
+        for at in np.append(np.flatnonzero(events.kinds >= Kind.FORGET_USER), len(events)):
+            while start < at:
+                accepted = self._accept(model, events, start, int(at))
+                start = accepted.stop
+                if len(accepted.user_rows):
+                    yield self._step(model, accepted)
+            if at < len(events):
+                yield self._forget(model, events, int(at))
+                start = int(at) + 1
+
+    def solve_idle_block(self, model: Model) -> Learned:
+        """Solve a block that is not due, because there is time."""
+        entries = np.zeros(1, ENTRY)
+        entries["kind"] = Kind.IDLE_BLOCK
+        return Learned(None, NO_ERRORS, NO_ERRORS, entries, NO_ROWS, NO_ROWS, self.sweeper.solve_block(model))
+
+    def replay(self, model: Model, entries: Entries) -> Iterator[Learned]:
+        """Do again what *entries* say, on a model as it was before them."""
+        start = 0
+        for at in np.append(np.flatnonzero(entries["kind"] == Kind.IDLE_BLOCK), len(entries)):
+            yield from self.learn(model, Events.of_entries(entries[start:at]))
+            if at < len(entries):
+                yield self.solve_idle_block(model)
+            start = int(at) + 1
+
+    def _accept(self, model: Model, events: Events, start: int, stop: int) -> Accepted:
+        limits = (self.sweeper.until_due(model), model.level.until_next() or None)
+        return model.ratings.accept(
+            events.kinds[:stop],
+            events.user_rows[:stop],
+            events.item_rows[:stop],
+            events.ratings[:stop],
+            events.timestamps_ms[:stop],
+            start=start,
+            limit=min((limit for limit in limits if limit), default=MOST),
+            fold_in=self.learning.fold_in,
+        )
+
+    def _step(self, model: Model, accepted: Accepted) -> Learned:
+        deviation = self.learning.deviation(model.level)
+        model.users.grow(int(accepted.user_rows.max()) + 1, self._kernels, deviation)
+        model.items.grow(int(accepted.item_rows.max()) + 1, self._kernels, deviation)
+        errors = self._kernels.sgd(
+            model.users.side,
+            model.items.side,
+            Batch(
+                accepted.user_rows,
+                accepted.item_rows,
+                accepted.ratings,
+                accepted.user_counts,
+                accepted.item_counts,
+                accepted.user_histories,
+                accepted.item_histories,
+            ),
+            intercept=model.level.intercept,
+            penalty=self.learning.penalty(model.level),
+            rates=self.learning.rates(model.level),
+        )
+        clipped = model.level.clip(accepted.ratings, errors)
+        model.n_accepted += len(accepted.user_rows)
+        model.level.add(accepted.ratings)
+        return Learned(accepted, errors, clipped, entries_of(accepted), NO_ROWS, NO_ROWS, self.sweeper.advance(model))
+
+    def _forget(self, model: Model, events: Events, at: int) -> Learned:
+        """Forget a user or remove an item; what the row still holds is all that it is then solved from."""
+        kind, time = events.kinds[at], int(events.timestamps_ms[at])
+        user, item = int(events.user_rows[at]), int(events.item_rows[at])
+        if kind == Kind.FORGET_USER:
+            users, items = np.array([user], np.int32), model.ratings.forget_user(user, time)
+        else:
+            users, items = model.ratings.remove_item(item, time), np.array([item], np.int32)
+        side, row = (USERS, user) if kind == Kind.FORGET_USER else (ITEMS, item)
+        own = model.users if side == USERS else model.items
+        own.grow(row + 1, self._kernels, self.learning.deviation(model.level))
+        solve(self._kernels, self.learning, model, side, np.array([row], np.int32))
+        entries = np.zeros(1, ENTRY)
+        entries["kind"], entries["user"], entries["item"], entries["rating"], entries["time"] = kind, user, item, np.nan, time
+        return Learned(None, NO_ERRORS, NO_ERRORS, entries, users, items, None)
+
+
+NO_ROWS = np.empty(0, np.int32)
+NO_ERRORS = np.empty(0, np.float32)
+
+
+def entries_of(accepted: Accepted) -> Entries:
+    """Return the journal's entries of *accepted*."""
+    entries = np.empty(len(accepted.user_rows), ENTRY)
+    entries["kind"] = np.where(np.isnan(accepted.ratings), Kind.UNRATE, Kind.RATE)
+    entries["user"], entries["item"] = accepted.user_rows, accepted.item_rows
+    entries["rating"], entries["time"] = accepted.ratings, accepted.timestamps_ms
+    return entries

@@ -1,0 +1,54 @@
+"""What the learner is told: step sizes and λ, in units of the data's own spread where they are not given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from factorstream.worker.kernels.api import Penalty, Rates
+from factorstream.worker.model.level import Level
+
+
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """Everything that says how events become a model; part of each journal segment, for replay needs it.
+
+    Ratings multiplied by c should give a model whose scores are multiplied by c. Biases then grow with c and factors with √c, so λ of
+    the factors goes with the spread, the factors' rate against it and their first deviation with its root; λ of the biases has no unit.
+    """
+
+    learning_rate: float | None
+    """η of the factors; None: `LEARNING_RATE` divided by the spread."""
+    bias_learning_rate: float
+    decay: float
+    """A row with n ratings steps by ``η / (1 + decay * n)``."""
+    fold_in: int
+    """Rows with at most so many ratings are solved, not stepped."""
+    lambda_user: float | None
+    """None: `LAMBDA_USER` times the spread."""
+    lambda_item: float | None
+    lambda_bias: float
+    weighted: bool
+    visits_per_rating: float
+    """ALS visits that an accepted rating buys; 0: no sweeps."""
+    block_visits: int
+    """Ratings visited by one block, about."""
+
+    LEARNING_RATE = 0.05
+    LAMBDA_USER = 4.0
+    LAMBDA_ITEM = 4.0
+    DEVIATION = 0.1
+
+    def rates(self, level: Level) -> Rates:
+        """Return the step sizes at *level*."""
+        factors = self.LEARNING_RATE / level.spread if self.learning_rate is None else self.learning_rate
+        return Rates(factors, self.bias_learning_rate, self.decay)
+
+    def penalty(self, level: Level) -> Penalty:
+        """Return λ of the objective at *level*."""
+        user = self.LAMBDA_USER * level.spread if self.lambda_user is None else self.lambda_user
+        item = self.LAMBDA_ITEM * level.spread if self.lambda_item is None else self.lambda_item
+        return Penalty(user, item, self.lambda_bias, self.weighted)
+
+    def deviation(self, level: Level) -> float:
+        """Return the standard deviation of a new row's first factors at *level*."""
+        return self.DEVIATION * float(level.spread**0.5)

@@ -1,0 +1,102 @@
+"""The sweep that never stops the stream: exact solves, a block at a time, bought by the ratings that arrive."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factorstream.worker.kernels.api import Kernels
+from factorstream.worker.learn.als import solve
+from factorstream.worker.learn.settings import Learning
+from factorstream.worker.model.model import ITEMS, USERS, Model
+
+WINDOW = 1 << 16
+"""Rows looked at to cut one block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """One block: which side's rows were solved, and how many ratings that took."""
+
+    side: int
+    rows: NDArray[np.int32]
+    n_visits: int
+
+
+class Sweeper:
+    """Alternating least squares as block coordinate descent on the live model (DESIGN: no snapshot, no swap).
+
+    Which block is next and when it is due depend on the ratings accepted and on nothing else, so a replay solves the same
+    blocks at the same places. Rows are read through the store's live index: ratings that arrived since the sweep began are in.
+    """
+
+    def __init__(self, kernels: Kernels, learning: Learning) -> None:
+        self._kernels = kernels
+        self._learning = learning
+
+    def until_due(self, model: Model) -> int | None:
+        """Return how many ratings are to be accepted before the next block, at least 1; None when sweeps are off."""
+        if not self._learning.visits_per_rating:
+            return None
+        return max(1, model.sweep.due - model.n_accepted)
+
+    def advance(self, model: Model) -> Solved | None:
+        """Solve the next block if it is due, and set the price of the one after: what this one visited."""
+        if not self._learning.visits_per_rating or model.n_accepted < model.sweep.due:
+            return None
+        solved = self.solve_block(model)
+        paid = max(solved.n_visits, min(self._learning.block_visits, SMALLEST_BLOCK))
+        model.sweep.due = model.n_accepted + max(1, math.ceil(paid / self._learning.visits_per_rating))
+        return solved
+
+    def solve_block(self, model: Model) -> Solved:
+        """Solve the next rows of the sweep, about ``block_visits`` ratings' worth, and move on."""
+        sweep = model.sweep
+        n_own = model.users.n if sweep.side == USERS else model.items.n
+        counts = model.ratings.user_counts if sweep.side == USERS else model.ratings.item_counts
+        window = counts[sweep.next_row : min(n_own, sweep.next_row + WINDOW)]
+        visited = np.cumsum(window, dtype=np.int64)
+        n_rows = min(int(np.searchsorted(visited, self._learning.block_visits)) + 1, len(window))
+        rows = (sweep.next_row + np.flatnonzero(window[:n_rows])).astype(np.int32)
+        gains = solve(self._kernels, self._learning, model, sweep.side, rows)
+        solved = Solved(sweep.side, rows, int(visited[n_rows - 1]) if n_rows else 0)
+        sweep.gain += float(gains.sum())
+        sweep.next_row += n_rows
+        model.n_blocks += 1
+        if sweep.next_row >= n_own:
+            self._turn(model)
+        return solved
+
+    def worthwhile(self, model: Model, least_gain: float) -> bool:
+        """Whether a block solved in idle time may still gain: the last sweep did, or there are ratings that it did not see.
+
+        *least_gain* is the share of the ratings' variance below which a whole sweep gained nothing.
+        """
+        n = model.ratings.n_ratings
+        if not n:
+            return False
+        news = model.n_accepted - model.sweep.last_end
+        last_gain = model.sweep.last_gain
+        return news > n // 100 or last_gain is None or last_gain > least_gain * 0.5 * n * model.level.spread**2
+
+    def progress(self, model: Model) -> float:
+        """Return how far the sweep under way is, 0 to 1, in rows."""
+        done = model.sweep.next_row + (model.users.n if model.sweep.side == ITEMS else 0)
+        return done / max(1, model.users.n + model.items.n)
+
+    @staticmethod
+    def _turn(model: Model) -> None:
+        """Go to the other side; after the items a sweep is whole."""
+        sweep = model.sweep
+        sweep.next_row = 0
+        sweep.side = ITEMS if sweep.side == USERS else USERS
+        if sweep.side == USERS:
+            sweep.n_sweeps += 1
+            sweep.last_gain, sweep.gain, sweep.last_end = sweep.gain, 0.0, model.n_accepted
+
+
+SMALLEST_BLOCK = 1_000
+"""Visits that a block is paid with at least: while the model is small, sweeps are not worth their turn."""

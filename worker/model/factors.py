@@ -1,0 +1,45 @@
+"""One side's parameters: factors and biases of every row, growing without being copied."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from factorstream.worker.kernels.api import F32, Kernels, Side
+from factorstream.worker.kernels.memory import reserve
+
+
+class Factors:
+    """Rows ``0 .. n - 1`` of one side. The tables are reservations of address space: `n` rows are in use."""
+
+    def __init__(self, rank: int, *, seed: int, stream: int) -> None:
+        self.n = 0
+        self.rank = rank
+        self._seed, self._stream = seed, stream
+        self.side = Side(reserve((rank,), np.float32), reserve((), np.float32))
+        """The whole reservation, for kernels."""
+
+    @property
+    def factors(self) -> F32:
+        """``(n, K)``, a view."""
+        return self.side.factors[: self.n]
+
+    @property
+    def biases(self) -> F32:
+        """``(n,)``, a view."""
+        return self.side.biases[: self.n]
+
+    def grow(self, n: int, kernels: Kernels, deviation: float) -> None:
+        """Have at least *n* rows; new ones start from the counter hash."""
+        if n > self.n:
+            kernels.initialize(self.side, self.n, n, seed=self._seed, stream=self._stream, deviation=deviation)
+            self.n = n
+
+    def restore(self, factors: F32, biases: F32) -> None:
+        """Take the rows of a checkpoint: ``(n, K)`` and ``(n,)``; copies."""
+        self.n = len(biases)
+        self.factors[:], self.biases[:] = factors, biases
+
+    def finite(self, rows: np.typing.NDArray[np.int64]) -> np.typing.NDArray[np.bool_]:
+        """Return which of *rows* hold numbers only."""
+        finite: np.typing.NDArray[np.bool_] = np.isfinite(self.factors[rows]).all(axis=1) & np.isfinite(self.biases[rows])
+        return finite

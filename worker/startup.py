@@ -1,0 +1,96 @@
+"""From nothing, or from a checkpoint, to a state that may write: everything that happens before the first turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import structlog
+
+from factorstream.worker.errors import CheckpointMismatch, PublisherUnavailable
+from factorstream.worker.ports import CheckpointStore, EventSource, Publisher, SourceIdentity
+from factorstream.worker.state import Facts, Snapshot, State
+
+log = structlog.get_logger()
+
+RETRY_S = 0.5
+Answer = TypeVar("Answer")
+
+
+def start(
+    state: State,
+    *,
+    source: EventSource,
+    publisher: Publisher,
+    checkpoints: CheckpointStore,
+    patience_s: float,
+    platform: str,
+    wall_ms: Callable[[], int],
+) -> Callable[[State], Snapshot]:
+    """Bring the fresh *state* to where its checkpoint left off and make this worker the only one that writes; return the snapshooter.
+
+    The order is the guarantee: the folder is locked, then the log is opened where the checkpoint says, then the epoch and
+    (for a new history) the journal's id are durable, and only then the fence in Redis is taken.
+
+    Raises what the ports raise, `CheckpointMismatch`, and `PublisherUnavailable` after *patience_s*.
+    """
+    checkpoints.lock()
+    checkpoint = checkpoints.latest()
+    known, left = None, None
+    if checkpoint is not None:
+        facts = checkpoint.facts
+        check_shape(state, facts)
+        state.restore(checkpoint)
+        known, left = SourceIdentity(facts.cluster_id, facts.topic, facts.topic_id), facts.sequence
+        log.info("checkpoint restored", position=facts.position, n_ratings=facts.n_ratings, offsets=facts.offsets)
+    epoch, _ = patiently(publisher.peek, patience_s)
+    identity = source.open(state.offsets, known)
+    state.epoch = max(epoch, checkpoints.epoch()) + 1
+    checkpoints.claim(state.epoch)
+    snapshot = snapshooter(publisher, identity, platform, wall_ms)
+    if checkpoint is None:
+        checkpoints.begin(snapshot(state))  # the journal's id must survive before Redis shows it
+        checkpoints.wait()
+        checkpoints.durable()
+    takeover = publisher.take(state.epoch, state.journal_id, left)
+    if not takeover.intact:
+        state.pending.add_all(state.model.users.n, state.model.items.n)
+    return snapshot
+
+
+def snapshooter(
+    publisher: Publisher, identity: SourceIdentity, platform: str, wall_ms: Callable[[], int]
+) -> Callable[[State], Snapshot]:
+    """Return a function that takes a snapshot of a state, knowing where its records come from and what was published."""
+    source = (identity.cluster_id, identity.topic, identity.topic_id)
+
+    def snapshot(state: State) -> Snapshot:
+        return state.snapshot(sequence=publisher.sequence, source=source, platform=platform, created_ms=wall_ms())
+
+    return snapshot
+
+
+def check_shape(state: State, facts: Facts) -> None:
+    """Raise `CheckpointMismatch` unless the checkpoint is of the model that is asked for."""
+    asked = {"model.rank": state.model.rank, **{f"model.{name}": value for name, value in state.shape.items()}}
+    for key, value in asked.items():
+        held = getattr(facts, key.removeprefix("model."))
+        if held != value:
+            raise CheckpointMismatch(
+                f"the checkpoint was made with {key} = {held}, the settings say {value}: "
+                f"set it back, or start anew with another checkpoint.dir and redis.replace = true"
+            )
+
+
+def patiently(ask: Callable[[], Answer], patience_s: float) -> Answer:
+    """Return what *ask* answers, asking again while Redis is away, for *patience_s*."""
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            return ask()
+        except PublisherUnavailable as error:
+            if time.monotonic() > until:
+                raise
+            log.warning("waiting for redis", reason=str(error))
+            time.sleep(RETRY_S)

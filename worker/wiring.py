@@ -1,0 +1,162 @@
+"""The only module that knows every class: settings in, a worker ready to turn out."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from factorstream.worker import kernels
+from factorstream.worker.adapters.files import FileCheckpoints
+from factorstream.worker.adapters.group import Solo
+from factorstream.worker.adapters.kafka_dead_letters import KafkaDeadLetters
+from factorstream.worker.adapters.kafka_source import KafkaSource
+from factorstream.worker.adapters.redis import RedisPublisher
+from factorstream.worker.config import Settings
+from factorstream.worker.intake import Intake
+from factorstream.worker.learn.learner import Events, Learner
+from factorstream.worker.learn.settings import Learning
+from factorstream.worker.loop import Parts
+from factorstream.worker.model.journal import Kind
+from factorstream.worker.model.model import Model
+from factorstream.worker.publishing import Drafter
+from factorstream.worker.startup import start
+from factorstream.worker.state import State
+from factorstream.worker.timing import Every
+
+
+@dataclass(frozen=True, slots=True)
+class Wired:
+    """A worker, connected and caught up with its checkpoint."""
+
+    state: State
+    parts: Parts
+
+    def close(self) -> None:
+        """Give back connections and the lock."""
+        self.parts.source.close()
+        self.parts.dead_letters.close()
+        self.parts.publisher.close()
+        self.parts.checkpoints.close()
+
+
+def wire(settings: Settings) -> Wired:
+    """Connect everything, restore, take the fence. Raises errors with a message for a person."""
+    learner = Learner(kernels.select(settings.model.device), learning_of(settings))
+    warm_up(learner, settings)
+    state = fresh_state(settings)
+    source = KafkaSource(
+        settings.kafka.bootstrap_servers,
+        settings.kafka.topic,
+        group=Solo(),
+        group_id=settings.kafka.group_id,
+        max_records=settings.kafka.max_poll_records,
+        timeout_s=settings.kafka.timeout_s,
+        on_lost_offsets=settings.kafka.on_lost_offsets,
+    )
+    publisher = RedisPublisher(
+        settings.redis.url, settings.model.name, n_buckets=settings.redis.n_buckets, replace=settings.redis.replace
+    )
+    checkpoints = FileCheckpoints(
+        Path(settings.checkpoint.dir), keep=settings.checkpoint.keep, keep_journal=settings.journal.keep == "all"
+    )
+    snapshot = start(
+        state,
+        source=source,
+        publisher=publisher,
+        checkpoints=checkpoints,
+        patience_s=settings.redis.timeout_s,
+        platform=kernels.platform(),
+        wall_ms=wall_ms,
+    )
+    dead_letters = KafkaDeadLetters(
+        settings.kafka.bootstrap_servers,
+        settings.kafka.dead_letter_topic,
+        settings.kafka.topic,
+        timeout_s=settings.kafka.timeout_s,
+    )
+    clock = time.monotonic
+    return Wired(
+        state,
+        Parts(
+            source=source,
+            intake=Intake(
+                rating_min=settings.model.rating_min,
+                rating_max=settings.model.rating_max,
+                max_reject_share=settings.intake.max_reject_share,
+            ),
+            learner=learner,
+            drafter=Drafter(
+                seen_items=settings.publish.seen_items,
+                block_bytes_per_s=settings.publish.block_bytes_per_s,
+                loss=settings.model.loss,
+                clock=clock,
+            ),
+            publisher=publisher,
+            checkpoints=checkpoints,
+            dead_letters=dead_letters,
+            snapshot=snapshot,
+            publish_every=Every(settings.publish.interval_ms / 1000, clock),
+            checkpoint_every=Every(settings.checkpoint.interval_s, clock),
+            clock=clock,
+        ),
+    )
+
+
+def learning_of(settings: Settings) -> Learning:
+    """Return what the learner is told."""
+    return Learning(
+        learning_rate=settings.sgd.learning_rate,
+        bias_learning_rate=settings.sgd.bias_learning_rate,
+        decay=settings.sgd.decay,
+        fold_in=settings.sgd.fold_in,
+        lambda_user=settings.als.lambda_user,
+        lambda_item=settings.als.lambda_item,
+        lambda_bias=settings.als.lambda_bias,
+        weighted=settings.als.weighted,
+        visits_per_rating=settings.sweep.visits_per_rating,
+        block_visits=settings.sweep.block_visits,
+    )
+
+
+def fresh_model(settings: Settings) -> Model:
+    """Return a model that has learned nothing."""
+    model = Model(settings.model.rank, settings.model.seed)
+    model.level.lowest, model.level.highest = settings.model.rating_min, settings.model.rating_max
+    return model
+
+
+def fresh_state(settings: Settings) -> State:
+    """Return a state at the beginning of a history of its own."""
+    shape = {"loss": settings.model.loss, "learner": settings.model.learner, "seed": settings.model.seed}
+    return State(
+        fresh_model(settings), learning_of(settings), journal_id=secrets.token_hex(16), key=secrets.token_bytes(32), shape=shape
+    )
+
+
+def warm_up(learner: Learner, settings: Settings) -> None:
+    """Compile, or load, every kernel that learning needs, on a model that is thrown away."""
+    model = Model(settings.model.rank, settings.model.seed)
+    n = 64
+    events = Events(
+        np.repeat(np.array([Kind.RATE, Kind.UNRATE], np.uint8), n),
+        np.tile(np.arange(n, dtype=np.int32) % 3, 2),
+        np.tile(np.arange(n, dtype=np.int32), 2),
+        np.repeat(np.array([1, np.nan], np.float32), n),
+        np.arange(2 * n, dtype=np.int64),
+    )
+    for _ in learner.learn(model, events):
+        pass
+    learner.solve_idle_block(model)
+    model.ratings.newest_items(np.zeros(1, np.int32), 1)
+
+
+def wall_ms() -> int:
+    """Return the time of day, milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+
