@@ -10,7 +10,7 @@ from factorstream.worker.local import movielens
 RATINGS = "user_id:token\titem_id:token\trating:float\ttimestamp:float\r\n1\t50\t5\t881250949\r\n2\t07\t3\t881250950\r\n"
 FILMS = (
     "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
-    + "50\tStar Wars\t1977\tAction Sci-Fi\n07\tMépris, Le\t\t\n"
+    "50\tStar Wars\t1977\tAction Sci-Fi\n07\tMépris, Le\t\t\n"
 )
 
 
