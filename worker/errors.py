@@ -23,6 +23,10 @@ class CompactedTopic(FactorstreamError):
     """The topic is compacted: one rating a user would be kept."""
 
 
+class UnreadableTopic(FactorstreamError):
+    """The topic's records are compressed with a codec that this Python lacks."""
+
+
 class RecreatedTopic(FactorstreamError):
     """The topic or cluster is not the one of the checkpoint."""
 
