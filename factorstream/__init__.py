@@ -11,6 +11,8 @@ Kafka's library is imported when a `Producer` is made, Redis's when a `Reader` i
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from factorstream.embedding import Embedding, Version
 from factorstream.errors import (
     DecodeError,
@@ -24,18 +26,42 @@ from factorstream.errors import (
     UnreadableValue,
 )
 from factorstream.meta import Meta
+from factorstream.rating import Event, ForgetUser, Rating, RemoveItem, Unrate
+
+if TYPE_CHECKING:
+    from factorstream.producer import Producer
+    from factorstream.reader import Reader
 
 __all__ = [
     "DecodeError",
     "DeliveryFailed",
     "Embedding",
+    "Event",
     "FactorstreamError",
+    "ForgetUser",
     "InvalidEvent",
     "InvalidModelName",
     "Meta",
     "ModelNotFound",
+    "Producer",
     "ProducerUnavailable",
+    "Rating",
+    "Reader",
     "ReaderUnavailable",
+    "RemoveItem",
+    "Unrate",
     "UnreadableValue",
     "Version",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "Producer":
+        from factorstream.producer import Producer
+
+        return Producer
+    if name == "Reader":
+        from factorstream.reader import Reader
+
+        return Reader
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -122,7 +122,9 @@ def encode(event: Event) -> bytes:
 
 def _said_id(field: str, text: object) -> str:
     if not isinstance(text, str):
-        raise InvalidEvent("bad_id", f"{field} {shown(text)} is {type(text).__name__}, not str: write str(…), as readers ask for it")
+        raise InvalidEvent(
+            "bad_id", f"{field} {shown(text)} is {type(text).__name__}, not str: write str(…), as readers ask for it"
+        )
     return check_id(field, text)
 
 
