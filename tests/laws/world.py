@@ -1,0 +1,128 @@
+"""A whole worker on memory twins: a log, a folder and a table that outlive the workers, which crash where a test wants."""
+
+import itertools
+import json
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from factorstream.worker import kernels
+from factorstream.worker.adapters.memory import MemoryDeadLetters, MemoryLog, MemoryPublisher, MemorySource, MemoryTable
+from factorstream.worker.adapters.memory_checkpoints import MemoryCheckpoints, MemoryFolder
+from factorstream.worker.config import load
+from factorstream.worker.intake import Intake
+from factorstream.worker.learn.learner import Learner
+from factorstream.worker.loop import Parts, run
+from factorstream.worker.publishing import Drafter
+from factorstream.worker.startup import start
+from factorstream.worker.state import State
+from factorstream.worker.timing import Every
+from factorstream.worker.wiring import fresh_model, learning_of
+
+KEY = bytes(range(32))
+EFFECTS = {"poll", "put", "flush", "publish", "take", "claim", "begin", "commit"}
+NOW_MS = 1_700_000_000_000
+
+
+class Crash(Exception):
+    """The process is gone."""
+
+
+class Fuse:
+    """Burns with every effect of the worker; a crash comes before the effect at which it has burnt down."""
+
+    def __init__(self, length=None):
+        self.left = length
+
+    def burn(self):
+        if self.left is not None:
+            if self.left == 0:
+                raise Crash
+            self.left -= 1
+
+
+class Fused:
+    """A port whose effects burn a fuse."""
+
+    def __init__(self, port, fuse):
+        self._port, self._fuse = port, fuse
+
+    def __getattr__(self, name):
+        if name in EFFECTS:
+            self._fuse.burn()
+        return getattr(self._port, name)
+
+
+@dataclass
+class World:
+    """What survives crashes."""
+
+    log: MemoryLog = field(default_factory=MemoryLog)
+    folder: MemoryFolder = field(default_factory=MemoryFolder)
+    table: MemoryTable = field(default_factory=MemoryTable)
+    dead: MemoryDeadLetters = field(default_factory=MemoryDeadLetters)
+
+    def write(self, events, partition_of=lambda event: 0):
+        for event in events:
+            self.log.append(partition_of(event), json.dumps(event).encode(), NOW_MS)
+
+
+def settings_of(*assignments):
+    return load(None, ["model.rank=3", "sweep.block_visits=7", "checkpoint.interval_s=5", *assignments], {})
+
+
+def worker(world, settings, *, fuse=None, max_records=3):
+    """Start a worker in *world*; return its state, its parts and its turns."""
+    fuse = fuse or Fuse()
+    world.folder.locked = False  # a dead process holds no lock
+    ticks = itertools.count()
+
+    def clock():
+        return float(next(ticks)) / 10
+
+    source = Fused(MemorySource(world.log, max_records=max_records), fuse)
+    publisher = Fused(MemoryPublisher(world.table, replace=settings.redis.replace), fuse)
+    checkpoints = Fused(MemoryCheckpoints(world.folder), fuse)
+    learning = learning_of(settings)
+    shape = {"loss": "squared", "learner": "sgd", "seed": settings.model.seed}
+    state = State(fresh_model(settings), learning, journal_id="journal", key=KEY, shape=shape)
+    snapshot = start(
+        state, source=source, publisher=publisher, checkpoints=checkpoints, patience_s=0, platform="test", wall_ms=lambda: NOW_MS
+    )
+    parts = Parts(
+        source=source,
+        intake=Intake(rating_min=None, rating_max=None, max_reject_share=1.0),
+        learner=Learner(kernels.select("cpu"), learning),
+        drafter=Drafter(seen_items=4, block_bytes_per_s=1e6, loss="squared", clock=clock),
+        publisher=publisher,
+        checkpoints=checkpoints,
+        dead_letters=Fused(world.dead, fuse),
+        snapshot=snapshot,
+        publish_every=Every(0.5, clock),
+        checkpoint_every=Every(2.0, clock),
+        clock=clock,
+    )
+    return state, parts, run(state, parts, stop=source.at_end)
+
+
+def live(world, settings, *, crashes=(), max_records=3):
+    """Work to the end of the log, crashing after each of *crashes* effects and starting again; return the last state."""
+    for length in [*crashes, None]:
+        try:
+            state, _, turns = worker(world, settings, fuse=Fuse(length), max_records=max_records)
+            for _ in turns:
+                pass
+        except Crash:
+            continue
+        return state
+    raise AssertionError("unreachable")
+
+
+def held(state):
+    """Return the ratings held, by id: ``{(user_id, item_id): (rating, time)}``, tombstones left out."""
+    users, items, ratings, times = state.model.ratings.entries()
+    return {
+        (state.user_ids.names[user], state.item_ids.names[item]): (rating, time)
+        for user, item, rating, time in zip(users.tolist(), items.tolist(), ratings.tolist(), times.tolist(), strict=True)
+        if not np.isnan(rating)
+    }

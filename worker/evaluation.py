@@ -1,0 +1,75 @@
+"""Test, then train: how well each rating is predicted just before it is learned, over a whole history."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factorstream.worker.learn.learner import Events, Learner
+from factorstream.worker.model.model import Model
+
+CHUNK = 5_000
+"""Ratings handed over at once; it changes no figure but the time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Errors over every rating, predictions clipped to the range known before each."""
+
+    n_ratings: int
+    rmse: float
+    mae: float
+    seconds: float
+    """Of learning, and of nothing else."""
+    n_sweeps: int
+
+    @property
+    def ratings_per_s(self) -> float:
+        """Ratings predicted and learned in a second."""
+        return self.n_ratings / max(self.seconds, 1e-9)
+
+
+def evaluate(learner: Learner, model: Model, events: Events) -> Evaluation:
+    """Predict and learn *events*, ratings by time, one after another; *model* learns.
+
+    A rating that is old news (its pair holds one that is as new) is not learned, but predicted and counted like the others.
+    """
+    repeated = _repeated(events)
+    squared = absolute = seconds = 0.0
+    for start, stop in zip([0, *repeated], [*repeated, len(events)], strict=True):
+        part = events[start:stop]
+        began = time.perf_counter()
+        for first in range(0, len(part), CHUNK):
+            errors = _learned_errors(learner, model, part[first : first + CHUNK])
+            squared += float(errors @ errors)
+            absolute += float(np.abs(errors).sum())
+        seconds += time.perf_counter() - began
+    n = max(1, len(events))
+    return Evaluation(len(events), (squared / n) ** 0.5, absolute / n, seconds, model.sweep.n_sweeps)
+
+
+def _learned_errors(learner: Learner, model: Model, events: Events) -> NDArray[np.float64]:
+    """Learn *events*, of which only the first may be old news; return their errors, ``(len(events),)``."""
+    first = _error(model, events, 0)
+    errors = [learned.clipped for learned in learner.learn(model, events) if learned.accepted is not None]
+    accepted = np.concatenate(errors).astype(np.float64) if errors else np.empty(0)
+    return accepted if len(accepted) == len(events) else np.append(first, accepted)
+
+
+def _repeated(events: Events) -> list[int]:
+    """Return which events have the pair and the time of one before them: only these can be old news, as times ascend."""
+    order = np.lexsort((np.arange(len(events)), events.timestamps_ms, events.item_rows, events.user_rows))
+    columns = (events.user_rows[order], events.item_rows[order], events.timestamps_ms[order])
+    same = np.logical_and.reduce([column[1:] == column[:-1] for column in columns])
+    return sorted(order[1:][same].tolist())
+
+
+def _error(model: Model, events: Events, at: int) -> float:
+    """Return the error of a rating before it teaches anything."""
+    prediction = model.score(int(events.user_rows[at]), int(events.item_rows[at]))
+    if model.level.lowest is not None and model.level.highest is not None:
+        prediction = min(max(prediction, model.level.lowest), model.level.highest)
+    return float(events.ratings[at]) - prediction
