@@ -11,9 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import psutil
+from factorstream.worker.errors import ServiceFailed, UserMistake
 
-from factorstream.worker.errors import ServiceFailed
+try:
+    import psutil
+except ImportError as error:
+    raise UserMistake("services of this machine's own need more packages: pip install 'factorstream[local]'") from error
 
 TAIL_LINES = 15
 PORTS = range(15_000, 32_000)

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import psutil
+from typing import TYPE_CHECKING
 
 from factorstream.worker.errors import ServiceFailed, UserMistake
 from factorstream.worker.local import kafka, processes, redis
+
+if TYPE_CHECKING:
+    import psutil
 
 ATTEMPTS = 3
 """Starts tried when someone else takes the port found free before the service listens on it."""
