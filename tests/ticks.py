@@ -15,6 +15,7 @@ QUIET = Tick(
     n_visits=0,
     published=None,
     durable=None,
+    checkpoint_failed=False,
     seconds={},
     lag={},
     publisher_up=True,

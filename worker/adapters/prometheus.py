@@ -76,6 +76,7 @@ TOTALS = (
     ),
     Figure("live_errors", "Ratings in the sums of errors.", lambda tick: tick.n_errors),
     Figure("diverged", "Ratings whose score was not finite.", lambda tick: tick.n_diverged),
+    Figure("checkpoint_failures", "Checkpoints that could not be written.", lambda tick: tick.checkpoint_failed),
     Figure("sweep_blocks", "Blocks of rows solved exactly.", lambda tick: tick.n_blocks),
     Figure("sweep_visits", "Ratings visited by those solves.", lambda tick: tick.n_visits),
 )
