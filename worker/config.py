@@ -88,10 +88,10 @@ class Sgd(Section):
     """How a single rating moves the factors."""
 
     learning_rate: float | None = Field(None, gt=0)
-    """Step size η of the factors; unset: 0.05 divided by the standard deviation of the ratings."""
-    bias_learning_rate: float = Field(0.03, gt=0, lt=1)
+    """Step size η of the factors; unset: 0.1 divided by the standard deviation of the ratings."""
+    bias_learning_rate: float = Field(0.05, gt=0, lt=1)
     """Step size of the biases."""
-    decay: float = Field(0.0, ge=0)
+    decay: float = Field(0.002, ge=0)
     """A row with n ratings steps by η / (1 + decay · n)."""
     fold_in: int = Field(8, ge=0, le=256)
     """A row with at most so many ratings is solved exactly at each of them, instead of stepped."""
@@ -101,10 +101,10 @@ class Als(Section):
     """Regularisation of the objective, which SGD and sweeps share."""
 
     lambda_user: float | None = Field(None, ge=0)
-    """λ of the users' factors; unset: chosen from the standard deviation of the ratings."""
+    """λ of the users' factors; unset: 8 times the standard deviation of the ratings."""
     lambda_item: float | None = Field(None, ge=0)
     """λ of the items' factors; unset: likewise."""
-    lambda_bias: float = Field(3.0, ge=0)
+    lambda_bias: float = Field(2.5, ge=0)
     """λ of the biases."""
     weighted: bool = False
     """Whether each λ counts once for each of the row's ratings (ALS-WR)."""
@@ -113,7 +113,7 @@ class Als(Section):
 class Sweep(Section):
     """Exact solves between the steps."""
 
-    visits_per_rating: float = Field(4.0, ge=0)
+    visits_per_rating: float = Field(8.0, ge=0)
     """Ratings visited by ALS for each rating accepted; 0 turns sweeps off."""
     block_visits: int = Field(20_000, ge=1)
     """Ratings visited by one block, about: what a turn may last."""

@@ -17,6 +17,7 @@ from factorstream.worker.model.ids import Ids
 from factorstream.worker.model.journal import ENTRY, Entries, Kind
 from factorstream.worker.model.level import Level
 from factorstream.worker.model.model import ITEMS, USERS, Model, Sweep
+from factorstream.worker.model.ratings import Entries as HeldRatings
 from factorstream.worker.model.ratings import Ratings
 
 SLOTS = 1024
@@ -48,6 +49,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     n_users: int
     n_items: int
     n_ratings: int
+    range: tuple[float | None, float | None]
+    """The range that the history began with."""
     level: Level
     sweep: Sweep
     learning: Learning
@@ -147,6 +150,8 @@ class State:
         """``rank, loss, learner, seed``: what a checkpoint must agree on."""
         self.user_ids = Ids(key)
         self.item_ids = Ids(key)
+        self.range = (model.level.lowest, model.level.highest)
+        """What was configured when the history began; the journal does not tell."""
         self.offsets: dict[int, int] = {}
         self.epoch = 0
         self.pending = Pending()
@@ -270,6 +275,7 @@ class State:
             n_users=n_users,
             n_items=n_items,
             n_ratings=ratings.n_ratings,
+            range=self.range,
             level=Level(**asdict(model.level)),
             sweep=Sweep(**asdict(model.sweep)),
             learning=self.learning,
@@ -288,7 +294,7 @@ class State:
         """Become what *checkpoint* says."""
         facts, arrays = checkpoint.facts, checkpoint.arrays
         self.journal_id, self.key = facts.journal_id, bytes.fromhex(facts.key)
-        self.offsets, self.epoch = dict(facts.offsets), facts.epoch
+        self.offsets, self.epoch, self.range = dict(facts.offsets), facts.epoch, facts.range
         self.user_ids = Ids(self.key, checkpoint.names["users"], _forgotten_dict(arrays["users.forgotten"]))
         self.item_ids = Ids(self.key, checkpoint.names["items"], _forgotten_dict(arrays["items.forgotten"]))
         self.model = restored_model(checkpoint)
@@ -325,8 +331,11 @@ def restored_model(checkpoint: Checkpoint) -> Model:
 
 def ratings_of(base: Entries, journal: Sequence[Entries], n_users: int, n_items: int) -> Ratings:
     """Return the ratings that *base* and the *journal* after it leave, in rows that *n_users* and *n_items* suffice for."""
-    columns = (np.ascontiguousarray(base[name]) for name in ("user", "item", "rating", "time"))
-    ratings = Ratings.from_entries(n_users, n_items, *columns)
+    held = HeldRatings(*(np.ascontiguousarray(base[name]) for name in ("user", "item", "rating", "time")))
+    never = np.iinfo(np.int64).min
+    ratings = Ratings.from_entries(
+        held, user_floor_ms=np.full(n_users, never, np.int64), item_floor_ms=np.full(n_items, never, np.int64)
+    )
     for entries in journal:
         apply(ratings, entries)
     return ratings

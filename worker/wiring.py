@@ -124,9 +124,7 @@ def learning_of(settings: Settings) -> Learning:
 
 def fresh_model(settings: Settings) -> Model:
     """Return a model that has learned nothing."""
-    model = Model(settings.model.rank, settings.model.seed)
-    model.level.lowest, model.level.highest = settings.model.rating_min, settings.model.rating_max
-    return model
+    return Model(settings.model.rank, settings.model.seed, range_=(settings.model.rating_min, settings.model.rating_max))
 
 
 def fresh_state(settings: Settings) -> State:

@@ -86,6 +86,9 @@ class Kernels(Protocol):
           bias jointly, against the other side's values before the event;
         - a row without takes a gradient step, proximal when plain:
           weighted ``u ← u + η (e v − λ u)``; plain ``u ← (u + η e v) / (1 + η λ / count)``; the bias likewise with its own rate and λ;
+        - the step is bounded: with ``t = η_n |v|² [user steps] + η_m |u|² [item steps] + η_b of each side that steps`` (rates after
+          decay), e of the steps is multiplied by ``min(1, ½ / t)``: at most half of the error is taken back at once, so heavy tails
+          and large factors cannot make the model diverge; the error returned is not bounded;
         - an unrate (x is NaN) only folds in; a row left with no rating stays as it is. Its error is NaN.
 
         An event whose score is not finite, or whose new row would not be, leaves that row as it is; its error is then NaN

@@ -32,6 +32,9 @@ class Events:
     def __len__(self) -> int:
         return len(self.kinds)
 
+    def __getitem__(self, part: slice) -> Events:
+        return Events(self.kinds[part], self.user_rows[part], self.item_rows[part], self.ratings[part], self.timestamps_ms[part])
+
     @classmethod
     def of_entries(cls, entries: Entries) -> Events:
         """Return journal *entries* as the events that they were."""
@@ -101,12 +104,13 @@ class Learner:
 
     def _accept(self, model: Model, events: Events, start: int, stop: int) -> Accepted:
         limits = (self.sweeper.until_due(model), model.level.until_next() or None)
+        head = events[:stop]
         return model.ratings.accept(
-            events.kinds[:stop],
-            events.user_rows[:stop],
-            events.item_rows[:stop],
-            events.ratings[:stop],
-            events.timestamps_ms[:stop],
+            head.kinds,
+            head.user_rows,
+            head.item_rows,
+            head.ratings,
+            head.timestamps_ms,
             start=start,
             limit=min((limit for limit in limits if limit), default=MOST),
             fold_in=self.learning.fold_in,

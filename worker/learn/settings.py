@@ -33,10 +33,10 @@ class Learning:
     block_visits: int
     """Ratings visited by one block, about."""
 
-    LEARNING_RATE = 0.05
-    LAMBDA_USER = 4.0
-    LAMBDA_ITEM = 4.0
-    DEVIATION = 0.1
+    LEARNING_RATE = 0.1
+    LAMBDA_USER = 8.0
+    LAMBDA_ITEM = 8.0
+    DEVIATION = 0.05
 
     def rates(self, level: Level) -> Rates:
         """Return the step sizes at *level*."""

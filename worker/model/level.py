@@ -27,6 +27,12 @@ class Level:
     highest: float | None = None
     """Smallest and largest rating accepted so far, or the configured range; None when nothing is known."""
 
+    @classmethod
+    def of_range(cls, lowest: float | None, highest: float | None) -> Level:
+        """Return the level before any rating: the middle of the range, where it is known."""
+        middle = 0.0 if lowest is None or highest is None else (lowest + highest) / 2
+        return cls(intercept=middle, lowest=lowest, highest=highest)
+
     @property
     def settled(self) -> bool:
         """Whether the estimates are final."""
@@ -66,7 +72,7 @@ class Level:
         if len(ratings) == due:
             self.intercept = self.total / self.n
             variance = self.squares / self.n - self.intercept**2
-            self.spread = variance**0.5 if variance > 1e-9 * (1.0 + self.intercept**2) else 1.0
+            self.spread = variance**0.5 if variance > (1e-6 * self.intercept) ** 2 else abs(self.intercept) or 1.0
 
 
 def _or_nan(bound: float | None) -> np.float32:

@@ -36,11 +36,19 @@ class Sweep:
 class Model:
     """Factors, ratings, level and sweep. Changed only by `learn`; owned by the loop's thread."""
 
-    def __init__(self, rank: int, seed: int, ratings: Ratings | None = None) -> None:
+    def __init__(
+        self,
+        rank: int,
+        seed: int,
+        ratings: Ratings | None = None,
+        *,
+        range_: tuple[float | None, float | None] = (None, None),
+    ) -> None:
+        """Know nothing but the *range_* of ratings, where that is configured."""
         self.users = Factors(rank, seed=seed, stream=USERS)
         self.items = Factors(rank, seed=seed, stream=ITEMS)
         self.ratings = ratings or Ratings()
-        self.level = Level()
+        self.level = Level.of_range(*range_)
         self.sweep = Sweep()
         self.n_accepted = 0
         self.n_blocks = 0
