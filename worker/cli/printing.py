@@ -17,6 +17,11 @@ def answer(result: Mapping[str, object] | None, *, as_json: bool, line: str) -> 
     print(json.dumps(result, ensure_ascii=False) if as_json else line, flush=True)
 
 
+def note(message: str) -> None:
+    """Print what takes a while, on standard error."""
+    print(message, file=sys.stderr, flush=True)
+
+
 def complain(message: str) -> None:
     """Print what went wrong, on standard error; nothing for an empty *message* (its author has printed already)."""
     if message:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factorstream.worker.cli.printing import Json, answer
+from factorstream.worker.cli.printing import Json, answer, note
 
 if TYPE_CHECKING:
     from factorstream.worker.local.services import Services
@@ -22,8 +22,10 @@ Port = Annotated[int | None, typer.Option(min=1, max=65535, help="A free one whe
 @app.command()
 def start(folder: Folder, kafka_port: Port = None, redis_port: Port = None, as_json: Json = False) -> None:
     """Start both, detached, and wait until they answer; what runs already stays."""
-    from factorstream.worker.local import services
+    from factorstream.worker.local import kafka, services
 
+    if not kafka.is_fetched():
+        note("fetching Apache Kafka (43 MB, once) …")
     _say(services.start(folder, kafka_port=kafka_port, redis_port=redis_port), as_json)
 
 

@@ -93,15 +93,23 @@ def _java() -> Path:
 
 def jars() -> Path:
     """Return the folder of Kafka's jars, fetched on the first call of this user. Raises `ServiceFailed`."""
-    home = processes.cache_folder()
-    folder = home / f"kafka-{VERSION}-slf4j"
+    folder = _cached()
     if not folder.exists():
-        home.mkdir(parents=True, exist_ok=True)
-        with (home / "kafka.lock").open("w") as lock:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with (folder.parent / "kafka.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not folder.exists():
                 _fetch(folder)
     return folder
+
+
+def is_fetched() -> bool:
+    """Return whether a start needs no network."""
+    return _cached().exists()
+
+
+def _cached() -> Path:
+    return processes.cache_folder() / f"kafka-{VERSION}-slf4j"
 
 
 def _fetch(folder: Path) -> None:
