@@ -1,9 +1,11 @@
 """A laptop's Kafka and Redis: started, found again, stopped, and cleaned up after crashes; with the real programs."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -112,12 +114,29 @@ def test_status_of_nothing_exits_with_one(tmp_path):
     assert command("status", "--dir", tmp_path).returncode == 1
 
 
+def test_a_folder_that_is_none_is_a_mistake(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserMistake, match=r"cannot keep services in .*name another folder"):
+        services.start(tmp_path / "file" / "below")
+
+
+def test_an_interrupted_start_leaves_no_process_behind(tmp_path):
+    start = subprocess.Popen(
+        [sys.executable, "-m", "factorstream.worker.cli.main", "services", "start", "--dir", str(tmp_path)],
+        stderr=subprocess.PIPE,
+    )
+    while not processes.running(tmp_path / "redis", "redis-server"):
+        time.sleep(0.05)
+    start.send_signal(signal.SIGINT)
+    start.communicate(timeout=30)
+    assert start.returncode == 130
+    assert [process for name in ("redis", "kafka") for process in processes.running(tmp_path / name, "")] == []
+
+
 def test_a_service_that_cannot_start_says_why_with_its_log(tmp_path):
     data = tmp_path / "kafka" / "data"
     data.mkdir(parents=True)
     (data / "meta.properties").write_text("version=1\ncluster.id=another\nnode.id=77\n")
-    try:
-        with pytest.raises(ServiceFailed, match=r"(?s)kafka did not start.*log.*ends:.*node"):
-            services.start(tmp_path)
-    finally:
-        services.stop(tmp_path)
+    with pytest.raises(ServiceFailed, match=r"(?s)kafka did not start.*log.*ends:.*node"):
+        services.start(tmp_path)
+    assert services.status(tmp_path).pids == {}

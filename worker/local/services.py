@@ -9,13 +9,13 @@ from __future__ import annotations
 import fcntl
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from factorstream.worker.errors import ServiceFailed, UserMistake
+from factorstream.worker.errors import FactorstreamError, ServiceFailed, UserMistake
 from factorstream.worker.local import kafka, processes, redis
 
 if TYPE_CHECKING:
@@ -61,11 +61,17 @@ def start(folder: Path, *, kafka_port: int | None = None, redis_port: int | None
     """Start what does not run yet in *folder*, wait until both answer, and say where.
 
     A port not named is the folder's last one if that is free, else any free one. Kafka keeps its topics in *folder*; Redis
-    starts empty. Raises `ServiceFailed` with the end of the service's log, and `UserMistake` for a port that is taken.
+    starts empty. Raises `ServiceFailed` with the end of the service's log, and `UserMistake` for a port that is taken; what
+    this call has started is then stopped again, as it is when Ctrl-C ends it.
     """
     with _locked(folder):
-        _start_one(folder, "redis", redis_port)
-        _start_one(folder, "kafka", kafka_port)
+        before = status(folder)
+        try:
+            _start_one(folder, "redis", redis_port)
+            _start_one(folder, "kafka", kafka_port)
+        except (FactorstreamError, KeyboardInterrupt):
+            _stop(folder, KINDS.keys() - before.pids.keys())
+            raise
         return _remember(folder, status(folder))
 
 
@@ -73,7 +79,7 @@ def stop(folder: Path) -> Services:
     """Stop all services of *folder*, those that a crash left behind included. Safe when nothing runs. Raises `ServiceFailed`."""
     if folder.exists():
         with _locked(folder):
-            processes.stop([process for name in KINDS for process in _running(folder, name)], patience_s=STOP_PATIENCE_S)
+            _stop(folder, KINDS.keys())
     return status(folder)
 
 
@@ -84,10 +90,14 @@ def status(folder: Path) -> Services:
     return Services(**addresses, pids={name: _running(folder, name)[0].pid for name in up})
 
 
+def _stop(folder: Path, names: Iterable[str]) -> None:
+    processes.stop([process for name in names for process in _running(folder, name)], patience_s=STOP_PATIENCE_S)
+
+
 def _start_one(folder: Path, name: str, wanted_port: int | None) -> None:
     port = _answering_port(folder, name)
     if port is None:
-        processes.stop(_running(folder, name), patience_s=STOP_PATIENCE_S)  # of a start that crashed: it never answered
+        _stop(folder, [name])  # what a start that crashed left behind never answered
         _start_anew(folder, name, wanted_port)
     elif wanted_port not in (None, port):
         raise UserMistake(
@@ -113,7 +123,7 @@ def _attempt(folder: Path, name: str, wanted_port: int | None, *, final: bool) -
     try:
         KINDS[name].start(home, port)
     except ServiceFailed as failure:
-        processes.stop(_running(folder, name), patience_s=STOP_PATIENCE_S)
+        _stop(folder, [name])
         if final or processes.is_free(port):
             raise ServiceFailed(f"{name} did not start: {failure}") from failure
         return False
@@ -152,8 +162,12 @@ def _remember(folder: Path, services: Services) -> Services:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Let one start or stop at a time change *folder*."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    """Let one start or stop at a time change *folder*. Raises `UserMistake` when it is no folder one can write in."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise UserMistake(f"cannot keep services in {folder}: {error.strerror}; name another folder") from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
