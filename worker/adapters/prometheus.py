@@ -256,8 +256,8 @@ class Server:
             self._http = _Http(metrics, host, port)
         except OSError as error:
             raise MetricsUnavailable(
-                f"Cannot serve metrics on {host} port {port}: {error.strerror}. "
-                "Set metrics.port to a free port (0 picks one), or metrics.host to an address of this machine."
+                f"cannot serve metrics on {host} port {port} ({error.strerror}): "
+                "set metrics.port to a free port (0 picks one), or metrics.host to an address of this machine"
             ) from error
         self.host, self.port = host, int(self._http.server_address[1])
         self._thread = threading.Thread(target=self._http.serve_forever, name="metrics", daemon=True)
