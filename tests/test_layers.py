@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "kernels": set(),
     "model": {"client", "kernels"},
     "learn": {"model", "kernels"},
+    "history": {"kernels"},
     "state": {"model", "learn", "kernels", "client"},
     "ports": {"state"},
     "tick": {"state", "learn"},
@@ -28,13 +29,13 @@ MAY_IMPORT = {
     "publishing": {"ports", "state", "model", "client"},
     "startup": {"ports", "state", "model"},
     "loop": {"ports", "state", "model", "learn", "intake", "publishing", "startup", "tick"},
-    "evaluation": {"state", "model", "learn", "tick", "client"},
+    "evaluation": {"history", "state", "model", "learn", "tick", "client"},
     "verification": {"adapters", "ports", "state", "model", "learn", "kernels"},
     "adapters": {"ports", "state", "model", "learn", "tick", "client"},
     "local": set(),
     "config": {"learn"},
     "wiring": ALL,
-    "cli": {"wiring", "loop", "evaluation", "verification", "config", "local", "client", "tick"},
+    "cli": {"wiring", "loop", "evaluation", "verification", "history", "config", "local", "client", "tick"},
 }
 """Room → rooms it may import besides itself and the leaves. A module directly below ``worker/`` is a room of its own."""
 
