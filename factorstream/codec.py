@@ -2,6 +2,7 @@
 
 Where the contract is silent: a key that occurs twice means its last value; a ``timestamp_ms`` of null is an absent one;
 fields that an event's type does not have are ignored like unknown ones; the rating -0 is 0; ids of ±2^63 themselves are allowed;
+a value with half a surrogate pair in any of its strings is not JSON;
 a record without a time of its own (negative, as Kafka says it) neither lends its time nor bounds the event's.
 """
 

@@ -242,8 +242,8 @@ def _matrix(rows: Sequence[NDArray[np.float32]], width: int) -> F64:
 
 def _products(rows: F64, query: NDArray[np.float32] | F64) -> F64:
     """Return the product of each row with *query*: a sum over the row, so that it never depends on which rows are beside it."""
-    products: F64 = rows * query.astype(np.float64)
-    return products.sum(axis=1)
+    products: F64 = (rows * query.astype(np.float64)).sum(axis=1)
+    return products
 
 
 def _best(rows: Sequence[Embedding], scores: Sequence[float], n: int) -> list[tuple[str, float]]:
