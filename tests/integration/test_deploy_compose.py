@@ -49,7 +49,9 @@ def test_the_file_follows_the_compose_specification():
 
 def test_every_image_is_pinned_to_a_version():
     built = {"factorstream:local"}
-    images = {service["image"] for service in SERVICES.values()} - built | set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE))
+    images = {service["image"] for service in SERVICES.values()} - built | set(
+        re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
+    )
     for image in images:
         assert re.search(r":v?\d+\.\d+\.\d+", image), image
 
@@ -140,7 +142,12 @@ def test_the_stream_is_generated_when_no_file_is_named(tmp_path):
     script = script.replace("1_000_000", "1_000").replace("python -c", f"'{sys.executable}' -c").replace("/tmp/", f"{tmp_path}/")
     script = script.replace("exec factorstream", "echo")
     done = subprocess.run(
-        ["sh", "-ec", script], cwd=ROOT, env={"RATINGS_FILE": "", "REPLAY_RATE": "5", "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
+        ["sh", "-ec", script],
+        cwd=ROOT,
+        env={"RATINGS_FILE": "", "REPLAY_RATE": "5", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout == f"replay {tmp_path}/generated.csv --topic ratings --kafka kafka:9092 --rate 5\n"
     assert len((tmp_path / "generated.csv").read_text().splitlines()) == 1_001
@@ -184,7 +191,11 @@ def test_every_panel_of_the_dashboard_has_its_own_place():
     panels = json.loads((ROOT / "deploy/grafana/dashboards/factorstream.json").read_text())["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     cells = [
-        (place["x"] + x, place["y"] + y) for panel in panels for place in [panel["gridPos"]] for x in range(place["w"]) for y in range(place["h"])
+        (place["x"] + x, place["y"] + y)
+        for panel in panels
+        for place in [panel["gridPos"]]
+        for x in range(place["w"])
+        for y in range(place["h"])
     ]
     assert len(set(cells)) == len(cells)
     assert max(x for x, _ in cells) < 24
@@ -214,3 +225,15 @@ def test_the_reference_configuration_is_what_the_worker_prints():
     file = ROOT / "deploy/factorstream.toml"
     assert file.read_text().rstrip() == config.reference().rstrip()
     assert config.load(file, environment={}) == config.Settings()
+
+
+def test_the_run_book_quotes_errors_as_they_are():
+    """What stands between the dots of each quotation is in the source, whose literals may go on over lines."""
+    sources = "".join(path.read_text() for path in sorted((ROOT / "worker").rglob("*.py")))
+    sources = re.sub(r'"\s*\n\s*f?"', "", sources)
+    table = RUN_BOOK.partition("| it says |")[2].partition("\n\n")[0]
+    quotations = [re.sub(r" \(.*?\)", "", row.split("|")[1]).strip() for row in table.splitlines()[2:]]
+    assert len(quotations) > 10
+    for quotation in quotations:
+        for fragment in re.split(r" ?… ?|/", quotation):
+            assert fragment.strip() in sources, fragment

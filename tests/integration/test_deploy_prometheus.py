@@ -27,7 +27,9 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana/dashboards/factorstream.json").read_text())
 RULES = [rule for group in yaml.safe_load((DEPLOY / "prometheus/alerts.yml").read_text())["groups"] for rule in group["rules"]]
 QUERIES = {
-    f"{panel['title']}: {target['legendFormat'] or 'value'}": target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]
+    f"{panel['title']}: {target['legendFormat'] or 'value'}": target["expr"]
+    for panel in DASHBOARD["panels"]
+    for target in panel["targets"]
 }
 VARIABLES = {"$instance": ".*", "$__rate_interval": "5s"}
 """What Grafana would put in place of its template variables."""
@@ -42,7 +44,9 @@ def program(name):
 
 
 def promtool(*arguments):
-    done = subprocess.run([program("promtool"), *arguments], cwd=DEPLOY / "prometheus", capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [program("promtool"), *arguments], cwd=DEPLOY / "prometheus", capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -60,7 +64,9 @@ def test_every_alert_fires_when_it_should_and_only_then():
 
 def test_every_alert_is_tested_firing_and_not_firing():
     cases = [
-        case for group in yaml.safe_load((DEPLOY / "prometheus/alerts_test.yml").read_text())["tests"] for case in group["alert_rule_test"]
+        case
+        for group in yaml.safe_load((DEPLOY / "prometheus/alerts_test.yml").read_text())["tests"]
+        for case in group["alert_rule_test"]
     ]
     alerts = {rule["alert"] for rule in RULES}
     assert {case["alertname"] for case in cases if case["exp_alerts"]} == alerts
@@ -151,7 +157,9 @@ class Prometheus:
         self._address = address
 
     def ask(self, path, **parameters):
-        with urllib.request.urlopen(f"http://{self._address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}", timeout=10) as answer:
+        with urllib.request.urlopen(
+            f"http://{self._address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}", timeout=10
+        ) as answer:
             return json.load(answer)["data"]
 
     def values(self, query):
