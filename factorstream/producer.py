@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from functools import lru_cache
 from types import TracebackType
 from typing import Any
 
-from kafka import KafkaProducer
+from kafka import KafkaAdminClient, KafkaProducer
 from kafka.errors import KafkaError
 from kafka.partitioner.default import DefaultPartitioner, murmur2
 
@@ -18,10 +19,11 @@ from factorstream.rating import Event, RemoveItem, shown
 
 MAX_PENDING = 50_000
 """Events sent and not yet acknowledged, at most: some 50 MB."""
+TOPIC_PATIENCE_S = 2.0
+"""How long a topic that has just been made may take to be seen."""
 _SETTINGS: Mapping[str, Any] = {
     "acks": "all",
     "enable_idempotence": True,
-    "allow_auto_create_topics": False,  # a topic made by mistake has one partition, and loses ratings after a week
     "linger_ms": 5,
     "batch_size": 128 * 1024,
     "metrics_enabled": False,
@@ -47,10 +49,10 @@ class Producer:
 
         Args:
             max_pending: `send` blocks while so many events wait for their acknowledgement.
-            timeout_s: How long to wait for the first broker, and for a topic that has just been made.
+            timeout_s: How long to wait for a broker.
             kafka_settings: More settings of kafka-python's ``KafkaProducer``, such as ``security_protocol``.
 
-        Raises `ProducerUnavailable` when no broker answers in time, or the topic does not exist.
+        Raises `ProducerUnavailable` when no broker answers in time, or the topic does not exist: it is never made here.
         """
         self.topic = topic
         self._max_pending = max_pending
@@ -140,24 +142,34 @@ class _CachedPartitioner(DefaultPartitioner):  # type: ignore[misc]  # kafka-pyt
 
 
 def _connect(bootstrap_servers: str, topic: str, timeout_s: float, settings: Mapping[str, Any]) -> KafkaProducer:
+    servers = [server.strip() for server in bootstrap_servers.split(",")]
     timeout_ms = int(timeout_s * 1000)
+    where = {"bootstrap_servers": servers, "bootstrap_timeout_ms": timeout_ms}
     try:
-        client = KafkaProducer(
-            bootstrap_servers=[server.strip() for server in bootstrap_servers.split(",")],
-            bootstrap_timeout_ms=timeout_ms,
-            max_block_ms=timeout_ms,
-            partitioner=_CachedPartitioner(),
-            **settings,
-        )
-    except KafkaError as error:
-        raise ProducerUnavailable(
-            f"no Kafka broker answers at {bootstrap_servers} within {timeout_s:g} s ({error}): is it up?"
-        ) from error
-    try:
+        _await_topic(topic, {**where, **{name: settings[name] for name in settings if name in KafkaAdminClient.DEFAULT_CONFIG}})
+        client = KafkaProducer(**where, max_block_ms=timeout_ms, partitioner=_CachedPartitioner(), **settings)
         client.partitions_for(topic)
     except KafkaError as error:
-        client.close(timeout=0)
         raise ProducerUnavailable(
-            f"topic {topic!r} is not there at {bootstrap_servers} after {timeout_s:g} s ({error}): create it"
+            f"no Kafka broker answers at {bootstrap_servers} within {timeout_s:g} s ({error}): is it up, and is that its address?"
         ) from error
     return client
+
+
+def _await_topic(topic: str, settings: Mapping[str, Any]) -> None:
+    """Return when *topic* is there. Raises `ProducerUnavailable` when it is not after a few seconds.
+
+    Asked of an admin client: a producer that asks for a topic makes it where brokers allow that, with one partition and a
+    retention of a week.
+    """
+    admin = KafkaAdminClient(**settings)
+    try:
+        end = time.monotonic() + TOPIC_PATIENCE_S
+        while admin.describe_topics([topic])[0]["error_code"]:
+            if time.monotonic() > end:
+                raise ProducerUnavailable(
+                    f"topic {topic!r} does not exist at {', '.join(settings['bootstrap_servers'])}: create it first"
+                )
+            time.sleep(0.1)
+    finally:
+        admin.close()
