@@ -30,6 +30,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy tests/typing
 
 clean:
 	rm -rf .venv .run .data build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
