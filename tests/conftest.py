@@ -9,8 +9,12 @@ import uuid
 
 import pytest
 import redis
+from hypothesis import settings
 
 from factorstream.worker.local import services
+
+settings.register_profile("patient", deadline=None)  # the first example of a test may compile, and cores are shared
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,32 @@
+"""Which kind of file it is: told by its content, never by its name."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+
+from factorstream.worker.errors import UserMistake
+from factorstream.worker.history import parquet, text
+from factorstream.worker.history.history import History
+
+GZIP, PARQUET = b"\x1f\x8b", b"PAR1"
+
+
+def read(path: Path, limit: int | None = None) -> History:
+    """Read ratings: CSV with a header, MovieLens's ``u.data`` and ``ratings.dat``, each also gzipped; Parquet.
+
+    Sorted stably by time; *limit* counts after sorting. Ids are text. Raises `UserMistake` for what cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+        if content.startswith(GZIP):
+            content = gzip.decompress(content)
+    except FileNotFoundError as error:
+        raise UserMistake(f"{path}: there is no such file") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserMistake(f"{path} is gzipped, but damaged or cut short ({error}); get it anew") from error
+    except OSError as error:
+        raise UserMistake(f"{path} cannot be read: {error.strerror}") from error
+    reader = parquet.read if content.startswith(PARQUET) else text.read
+    return reader(content, str(path), limit)
