@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
+from factorstream.worker.adapters.fenced import FencedPublisher
 from factorstream.worker.adapters.group import Solo
+from factorstream.worker.adapters.packing import Changes
 from factorstream.worker.adapters.topic import OnLostOffsets, check_identity, compacted_topic, lost_offsets, unknown_topic
-from factorstream.worker.errors import SourceUnavailable
+from factorstream.worker.errors import PublisherUnavailable, SourceUnavailable
 from factorstream.worker.ports import Group, Offsets, Records, Reject, SourceIdentity
 
 _TOPIC_IDS = count(1)
@@ -192,3 +194,58 @@ class MemoryDeadLetters:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+class MemoryTable:
+    """Keys and values as a Redis would hold them; several publishers can fight over one."""
+
+    def __init__(self) -> None:
+        self.values: dict[bytes, bytes] = {}
+        self.available = True
+        """Whether it answers."""
+        self.address = "memory"
+
+    def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        self._answer()
+        return [self.values.get(key) for key in keys]
+
+    def write(self, fence_key: bytes, expected: Collection[bytes | None], changes: Changes, fence: bytes) -> bytes | None:
+        self._answer()
+        found = self.values.get(fence_key)
+        if found in expected:
+            for key in changes.removed:
+                self.values.pop(key, None)
+            self.values.update(zip(changes.keys, changes.values, strict=True))
+            self.values[fence_key] = fence
+        return found
+
+    def scan(self, prefix: bytes) -> Iterator[list[bytes]]:
+        self._answer()
+        yield [key for key in self.values if key.startswith(prefix)]
+
+    def heads(self, keys: Sequence[bytes], n_bytes: int) -> list[bytes]:
+        self._answer()
+        return [self.values.get(key, b"")[:n_bytes] for key in keys]
+
+    def _answer(self) -> None:
+        if not self.available:
+            raise PublisherUnavailable("the table in memory is away")
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class MemoryPublisher(FencedPublisher):
+    """Publishes a model to a `MemoryTable`, its own unless one is given."""
+
+    def __init__(
+        self,
+        table: MemoryTable | None = None,
+        model: str = "default",
+        *,
+        n_buckets: int = 1,
+        replace: bool = False,
+        clock_ms: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.table = table or MemoryTable()
+        super().__init__(self.table, model, n_buckets=n_buckets, replace=replace, clock_ms=clock_ms)
