@@ -33,7 +33,6 @@ MAY_IMPORT = {
     "verification": {"adapters", "ports", "state", "model", "learn", "kernels"},
     "adapters": {"ports", "state", "model", "learn", "tick", "client"},
     "local": set(),
-    "history": {"kernels"},
     "config": {"learn"},
     "wiring": ALL,
     "cli": {"wiring", "loop", "evaluation", "verification", "history", "config", "local", "client", "tick"},
