@@ -30,6 +30,12 @@ class InvalidModelName(FactorstreamError, ValueError):
     exit_code = 2
 
 
+class InvalidAddress(FactorstreamError, ValueError):
+    """Text that is no address of a Kafka broker or of a Redis."""
+
+    exit_code = 2
+
+
 class UnreadableValue(FactorstreamError):
     """Bytes in Redis that are not of a layout this client knows."""
 

@@ -14,7 +14,7 @@ from kafka.errors import KafkaError
 from kafka.partitioner.default import DefaultPartitioner, murmur2
 
 from factorstream.codec import encode
-from factorstream.errors import DeliveryFailed, ProducerUnavailable
+from factorstream.errors import DeliveryFailed, InvalidAddress, ProducerUnavailable
 from factorstream.rating import Event, RemoveItem, shown
 
 MAX_PENDING = 50_000
@@ -52,7 +52,8 @@ class Producer:
             timeout_s: How long to wait for a broker.
             kafka_settings: More settings of kafka-python's ``KafkaProducer``, such as ``security_protocol``.
 
-        Raises `ProducerUnavailable` when no broker answers in time, or the topic does not exist: it is never made here.
+        Raises `InvalidAddress`, and `ProducerUnavailable` when no broker answers in time, or the topic does not exist: it is
+        never made here.
         """
         self.topic = topic
         self._max_pending = max_pending
@@ -149,6 +150,10 @@ def _connect(bootstrap_servers: str, topic: str, timeout_s: float, settings: Map
         _await_topic(topic, {**where, **{name: settings[name] for name in settings if name in KafkaAdminClient.DEFAULT_CONFIG}})
         client = KafkaProducer(**where, max_block_ms=timeout_ms, partitioner=_CachedPartitioner(), **settings)
         client.partitions_for(topic)
+    except ValueError as error:
+        raise InvalidAddress(
+            f"cannot connect to Kafka at {bootstrap_servers!r} as asked ({error}): write HOST:9092,HOST:9092, settings as kafka-python does"
+        ) from error
     except KafkaError as error:
         raise ProducerUnavailable(
             f"no Kafka broker answers at {bootstrap_servers} within {timeout_s:g} s ({error}): is it up, and is that its address?"

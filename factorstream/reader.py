@@ -17,12 +17,14 @@ from urllib.parse import urlsplit
 import numpy as np
 import redis
 from numpy.typing import NDArray
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from factorstream import keys
 from factorstream.blocks import VERSIONS, unpack_block, unpack_versions
 from factorstream.catalogue import Catalogue
 from factorstream.embedding import Embedding, Side, unpack
-from factorstream.errors import ModelNotFound, ReaderUnavailable
+from factorstream.errors import InvalidAddress, ModelNotFound, ReaderUnavailable
 from factorstream.meta import Meta, link, unpack_meta
 from factorstream.seen import unpack_seen
 
@@ -34,17 +36,24 @@ _BLOCKS_AT_ONCE = 16
 
 
 class Reader:
-    """What a model says about users and items, as of now. Threads may share it; it never blocks longer than its timeout.
+    """What a model says about users and items, as of now. Threads may share it.
 
     Every method raises `ModelNotFound` when no worker has published the model, `ReaderUnavailable` when Redis does not answer,
     and `UnreadableValue` for bytes of a layout that this client does not know.
     """
 
     def __init__(self, url: str, model: str = "default", *, timeout_s: float = 5.0) -> None:
-        """Connect when first used to *url*, such as ``redis://localhost:6379/0``. Raises `InvalidModelName`."""
+        """Connect when first used.
+
+        Args:
+            url: Where Redis is: ``redis://localhost:6379/0``; ``rediss://`` for TLS.
+            timeout_s: How long to wait for each answer; one that does not come is asked for once more.
+
+        Raises `InvalidAddress` and `InvalidModelName`.
+        """
         self.model = keys.check_model_name(model)
         self._where = urlsplit(url).netloc.rpartition("@")[2] or url  # never a password in a message
-        self._redis = redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+        self._redis = _client(url, timeout_s)
         self._n_buckets = 1
         self._lock = threading.Lock()
         self._catalogue = Catalogue(rank=0)
@@ -208,6 +217,14 @@ class Reader:
             for place, value in zip(bucket, cast(list[bytes | None], reply), strict=True):
                 values[place] = value
         return values
+
+
+def _client(url: str, timeout_s: float) -> redis.Redis:
+    retry = Retry(NoBackoff(), 1)  # a connection that Redis has closed meanwhile is only found out by using it
+    try:
+        return redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=retry)
+    except ValueError as error:
+        raise InvalidAddress(f"no address of a Redis ({error}): write redis://HOST:6379/0") from error
 
 
 def _embedding(meta: Meta, side: Side, row_id: str, value: bytes | None) -> Embedding | None:
