@@ -115,6 +115,8 @@ class Sweep(Section):
 
     visits_per_rating: float = Field(8.0, ge=0)
     """Ratings visited by ALS for each rating accepted; 0 turns sweeps off."""
+    when_idle: bool = True
+    """Whether to go on sweeping while no records come, until a whole sweep gains nothing."""
     block_visits: int = Field(20_000, ge=1)
     """Ratings visited by one block, about: what a turn may last."""
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from factorstream.codec import Decoded, decode_many
+from factorstream.rating import RATING_MAX, RATING_MIN
 from factorstream.worker.errors import TooManyRejects
 from factorstream.worker.ports import Records, Reject
 
@@ -32,7 +33,7 @@ class Intake:
     """Decodes polls and watches how much of the stream is unreadable."""
 
     def __init__(self, *, rating_min: float | None, rating_max: float | None, max_reject_share: float) -> None:
-        self._range = (rating_min, rating_max)
+        self._range = (RATING_MIN if rating_min is None else rating_min, RATING_MAX if rating_max is None else rating_max)
         self._max_reject_share = max_reject_share
         self._recent: deque[tuple[int, int]] = deque()
         self._n_recent = self._n_rejects = 0

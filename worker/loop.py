@@ -44,6 +44,7 @@ class Parts:
     snapshot: Callable[[State], Snapshot]
     publish_every: Every
     checkpoint_every: Every
+    sweep_when_idle: bool
     clock: Clock
 
 
@@ -159,8 +160,7 @@ class Worker:
             pending.oldest_record_ms = oldest if pending.oldest_record_ms is None else min(oldest, pending.oldest_record_ms)
 
     def _idle_work(self) -> bool:
-        learner = self.parts.learner
-        return bool(learner.learning.visits_per_rating) and learner.sweeper.worthwhile(self.state.model, LEAST_GAIN)
+        return self.parts.sweep_when_idle and self.parts.learner.sweeper.worthwhile(self.state.model, LEAST_GAIN)
 
     def _sweep_idly(self, turn: Turn) -> None:
         if self._idle_work():

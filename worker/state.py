@@ -209,6 +209,7 @@ class State:
             ]
             if all(time > floor for _, _, floor in floors):
                 kept.append(j)
+                _ = self.user_ids[user_id], self.item_ids[item_id]  # rows are given in the order of events, however these are cut
                 for ids, name, floor in floors:
                     self._set_floor(ids, ids[name], floor)
         return kept

@@ -101,6 +101,7 @@ def wire(settings: Settings) -> Wired:
             snapshot=snapshot,
             publish_every=Every(settings.publish.interval_ms / 1000, clock),
             checkpoint_every=Every(settings.checkpoint.interval_s, clock),
+            sweep_when_idle=settings.sweep.when_idle and settings.sweep.visits_per_rating > 0,
             clock=clock,
         ),
     )

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from factorstream.embedding import unpack
+from factorstream.keys import item_prefix, user_prefix
 from factorstream.worker import kernels
 from factorstream.worker.adapters.memory import MemoryDeadLetters, MemoryLog, MemoryPublisher, MemorySource, MemoryTable
 from factorstream.worker.adapters.memory_checkpoints import MemoryCheckpoints, MemoryFolder
@@ -68,7 +70,7 @@ class World:
 
 
 def settings_of(*assignments):
-    return load(None, ["model.rank=3", "sweep.block_visits=7", "checkpoint.interval_s=5", *assignments], {})
+    return load(None, ["model.rank=3", "sweep.block_visits=7", "sweep.when_idle=false", *assignments], {})
 
 
 def worker(world, settings, *, fuse=None, max_records=3):
@@ -100,6 +102,7 @@ def worker(world, settings, *, fuse=None, max_records=3):
         snapshot=snapshot,
         publish_every=Every(0.5, clock),
         checkpoint_every=Every(2.0, clock),
+        sweep_when_idle=settings.sweep.when_idle,
         clock=clock,
     )
     return state, parts, run(state, parts, stop=source.at_end)
@@ -126,3 +129,14 @@ def held(state):
         for user, item, rating, time in zip(users.tolist(), items.tolist(), ratings.tolist(), times.tolist(), strict=True)
         if not np.isnan(rating)
     }
+
+
+def published(world):
+    """Return what readers see: ``{("user" or "item", id): Embedding}``."""
+    found = {}
+    for side, prefix in (("user", user_prefix("default", 0)), ("item", item_prefix("default", 0))):
+        for key, value in world.table.values.items():
+            name = key.decode()
+            if name.startswith(prefix):
+                found[side, name.removeprefix(prefix)] = unpack(name.removeprefix(prefix), side, value)
+    return found
