@@ -152,7 +152,8 @@ def _connect(bootstrap_servers: str, topic: str, timeout_s: float, settings: Map
         client.partitions_for(topic)
     except ValueError as error:
         raise InvalidAddress(
-            f"cannot connect to Kafka at {bootstrap_servers!r} as asked ({error}): write HOST:9092,HOST:9092, settings as kafka-python does"
+            f"cannot connect to Kafka at {bootstrap_servers!r} as asked ({error}): "
+            "write addresses as HOST:9092,HOST:9092, and settings as kafka-python names them"
         ) from error
     except KafkaError as error:
         raise ProducerUnavailable(
