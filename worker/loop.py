@@ -26,6 +26,8 @@ PUBLISHING_SHARE = 9.0
 """A publication that took t is followed by at least 9 t of learning: under lag rows change many times before they are written."""
 RETRY_S = 1.0
 """Between attempts to reach a Redis that is away."""
+HEARTBEAT_S = 1.0
+"""Between publications when nothing changed: a Redis that lost its memory is noticed, and readers see that a worker lives."""
 LEAST_GAIN = 1e-4
 """Of the ratings' variance: a whole sweep that gains less in idle time ends the idle sweeps."""
 
@@ -43,6 +45,7 @@ class Parts:
     dead_letters: DeadLetters
     snapshot: Callable[[State], Snapshot]
     publish_every: Every
+    heartbeat_every: Every
     checkpoint_every: Every
     sweep_when_idle: bool
     clock: Clock
@@ -120,7 +123,7 @@ class Worker:
         if not turn.delivery.n_records:
             with watch.stage("sweep"):
                 self._sweep_idly(turn)
-        if parts.publish_every.due():
+        if parts.publish_every.due() and (self._unpublished() or parts.heartbeat_every.due()):
             with watch.stage("publish"):
                 self._publish(turn)
         with watch.stage("checkpoint"):
@@ -132,7 +135,7 @@ class Worker:
         turn = Turn(Stopwatch(self.parts.clock), self.parts.intake.read([]))
         self.parts.checkpoints.wait()
         self._end_checkpoint(turn)
-        while self._unpublished() and self._publish(turn, everything=True):
+        while self._publish(turn, everything=True) and self._unpublished():
             pass
         self._begin_checkpoint(turn)
         self.parts.checkpoints.wait()
@@ -175,8 +178,6 @@ class Worker:
 
     def _publish(self, turn: Turn, *, everything: bool = False) -> bool:
         """Publish what changed; return whether Redis took it. One that is away keeps the rows changed, and learning goes on."""
-        if not self._unpublished():
-            return False
         began = self.parts.clock()
         draft = self.parts.drafter.draft(self.state, everything=everything)
         oldest = self.state.pending.oldest_record_ms
@@ -198,6 +199,7 @@ class Worker:
             self.state.pending.add_all(self.state.model.users.n, self.state.model.items.n)
         seconds = self.parts.clock() - began
         self.parts.publish_every.again(PUBLISHING_SHARE * seconds)
+        self.parts.heartbeat_every.again()
         written = draft.publication
         turn.published = Published(len(written.users.ids), len(written.items.ids), len(written.blocks), seconds, oldest)
         return True

@@ -19,7 +19,7 @@ from factorstream.worker.config import Settings
 from factorstream.worker.intake import Intake
 from factorstream.worker.learn.learner import Events, Learner
 from factorstream.worker.learn.settings import Learning
-from factorstream.worker.loop import Parts
+from factorstream.worker.loop import HEARTBEAT_S, Parts
 from factorstream.worker.model.journal import Kind
 from factorstream.worker.model.model import Model
 from factorstream.worker.publishing import Drafter
@@ -100,6 +100,7 @@ def wire(settings: Settings) -> Wired:
             dead_letters=dead_letters,
             snapshot=snapshot,
             publish_every=Every(settings.publish.interval_ms / 1000, clock),
+            heartbeat_every=Every(HEARTBEAT_S, clock),
             checkpoint_every=Every(settings.checkpoint.interval_s, clock),
             sweep_when_idle=settings.sweep.when_idle and settings.sweep.visits_per_rating > 0,
             clock=clock,

@@ -73,7 +73,7 @@ def settings_of(*assignments):
     return load(None, ["model.rank=3", "sweep.block_visits=7", "sweep.when_idle=false", *assignments], {})
 
 
-def worker(world, settings, *, fuse=None, max_records=3):
+def worker(world, settings, *, fuse=None, max_records=3, journal_id="journal"):
     """Start a worker in *world*; return its state, its parts and its turns."""
     fuse = fuse or Fuse()
     world.folder.locked = False  # a dead process holds no lock
@@ -87,7 +87,7 @@ def worker(world, settings, *, fuse=None, max_records=3):
     checkpoints = Fused(MemoryCheckpoints(world.folder), fuse)
     learning = learning_of(settings)
     shape = {"loss": "squared", "learner": "sgd", "seed": settings.model.seed}
-    state = State(fresh_model(settings), learning, journal_id="journal", key=KEY, shape=shape)
+    state = State(fresh_model(settings), learning, journal_id=journal_id, key=KEY, shape=shape)
     snapshot = start(
         state, source=source, publisher=publisher, checkpoints=checkpoints, patience_s=0, platform="test", wall_ms=lambda: NOW_MS
     )
@@ -101,6 +101,7 @@ def worker(world, settings, *, fuse=None, max_records=3):
         dead_letters=Fused(world.dead, fuse),
         snapshot=snapshot,
         publish_every=Every(0.5, clock),
+        heartbeat_every=Every(1.0, clock),
         checkpoint_every=Every(2.0, clock),
         sweep_when_idle=settings.sweep.when_idle,
         clock=clock,

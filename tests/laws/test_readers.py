@@ -1,0 +1,107 @@
+"""What readers see, whatever happens to Redis and to the worker."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.laws.strategies import logs, rating_logs
+from tests.laws.world import World, published, settings_of, worker
+
+from factorstream.worker.errors import Fenced, ForeignJournal
+from factorstream.worker.loop import Worker
+
+SETTINGS = settings_of()
+
+
+def assert_published(state, world):
+    embeddings = published(world)
+    for side, ids, factors in (("user", state.user_ids, state.model.users), ("item", state.item_ids, state.model.items)):
+        for name, row in ids.items():
+            if (side, name) in embeddings:
+                assert embeddings.pop((side, name)).vector.tolist() == factors.factors[row].tolist()
+            else:
+                assert not (state.model.ratings.user_counts if side == "user" else state.model.ratings.item_counts)[row]
+    assert not embeddings
+
+
+@given(logs(), st.integers(0, 20), st.integers(0, 20))
+@settings(max_examples=60, deadline=None)
+def test_redis_may_be_away_and_nothing_is_lost_or_late_for_ever(log, goes, comes):
+    world = World()
+    world.write(log)
+    state, _, turns = worker(world, SETTINGS)
+    for n, tick in enumerate(turns):
+        world.table.available = not goes <= n < comes
+        assert tick.n_records or n >= len(log) // 3, "learning goes on"
+    world.table.available = True
+    if tick.n_pending:  # it ended while Redis was away: the next start publishes what was left
+        state, _, turns = worker(world, SETTINGS)
+        list(turns)
+    assert_published(state, world)
+
+
+@given(rating_logs(), st.integers(0, 20))
+@settings(max_examples=60, deadline=None)
+def test_redis_may_lose_its_memory(log, when):
+    world = World()
+    world.write(log)
+    state, _, turns = worker(world, SETTINGS)
+    for n, _ in enumerate(turns):
+        if n == when:
+            world.table.values.clear()
+    if n == when:  # after the last write of the run: the next start finds it empty
+        state, _, turns = worker(world, SETTINGS)
+        list(turns)
+    assert_published(state, world)
+
+
+@given(rating_logs(), st.integers(0, 10))
+@settings(max_examples=30, deadline=None)
+def test_a_zombie_writes_nothing(log, when):
+    world = World()
+    world.write(log)
+    _, _, zombie = worker(world, SETTINGS)
+    for _, _ in zip(range(when), zombie, strict=False):
+        pass
+    state, _, turns = worker(world, SETTINGS)
+    list(turns)
+    values = dict(world.table.values)
+    try:
+        list(zombie)
+    except Fenced as error:
+        assert "epoch" in str(error)
+    assert world.table.values == values
+    assert_published(state, world)
+
+
+def test_numbers_that_are_not_finite_stay_away_from_readers_and_heal():
+    world = World()
+    world.write([rate(user, item) for user in range(4) for item in range(4)])
+    state, parts, turns = worker(world, settings_of("sweep.visits_per_rating=0", "sgd.fold_in=0"))
+    for _ in turns:
+        pass
+    good = published(world)
+    assert ("item", "i1") in good
+    state.model.items.factors[state.item_ids["i1"]] = np.nan
+    state.pending.add_items(np.array([state.item_ids["i1"]], np.int32))
+    list(Worker(state, parts).settle())
+    assert published(world)["item", "i1"].vector.tolist() == good["item", "i1"].vector.tolist()
+    while state.model.sweep.n_sweeps < 2:  # a whole sweep solves the row again
+        state.absorb(parts.learner.solve_idle_block(state.model))
+    assert np.isfinite(state.model.items.factors).all()
+
+
+def rate(user, item):
+    return {"user_id": f"u{user}", "item_id": f"i{item}", "rating": float((user * item) % 5), "timestamp_ms": 1_600_000_000_000}
+
+
+def test_keys_of_another_journal_are_refused_unless_they_may_be_replaced():
+    world = World()
+    world.write([rate(1, 1)])
+    list(worker(world, SETTINGS)[2])
+    other = World(table=world.table)
+    other.write([rate(2, 2)])
+    with pytest.raises(ForeignJournal, match=r"redis\.replace"):
+        worker(other, SETTINGS, journal_id="another")
+    list(worker(other, settings_of("redis.replace=true"), journal_id="another")[2])
+    assert ("user", "u2") in published(other)
