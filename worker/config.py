@@ -6,6 +6,7 @@ Sources, strongest first: ``--set section.key=value``, the environment (``FACTOR
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -212,13 +213,20 @@ def keys() -> dict[str, str]:
 
 def reference() -> str:
     """Return a TOML file with every setting, its meaning and its default."""
-    lines = ["# Every setting of the Factorstream worker, with its default. Unset ones are commented out.", ""]
-    defaults = Settings()
+    return toml(Settings(), documented=True)
+
+
+def toml(settings: Settings, *, documented: bool) -> str:
+    """Return *settings* as a TOML file that `load` reads; unset ones are commented out, and left out unless *documented*."""
+    lines = ["# Every setting of the Factorstream worker. Unset ones are commented out.", ""] if documented else []
     for section, group in Settings.model_fields.items():
-        lines += [f"[{section}]  # {(group.annotation.__doc__ or '').strip()}"]  # type: ignore[union-attr]
+        lines.append(f"[{section}]" + (f"  # {(group.annotation.__doc__ or '').strip()}" if documented else ""))
         for name, field in _fields(group.annotation).items():
-            value = getattr(getattr(defaults, section), name)
-            lines += [f"# {' '.join((field.description or '').split())}", f"{'# ' if value is None else ''}{name} = {_toml(value)}"]
+            value = getattr(getattr(settings, section), name)
+            if documented:
+                lines.append(f"# {' '.join((field.description or '').split())}")
+            if documented or value is not None:
+                lines.append(f"{'# ' if value is None else ''}{name} = {_toml(value)}")
         lines.append("")
     return "\n".join(lines)
 
@@ -233,7 +241,7 @@ def _toml(value: object) -> str:
         return '"unset"'
     if isinstance(value, bool):
         return str(value).lower()
-    return repr(value) if isinstance(value, int | float) else f'"{value}"'
+    return repr(value) if isinstance(value, int | float) else json.dumps(str(value))
 
 
 def _of_file(file: Path | None) -> list[tuple[str, str, object]]:
@@ -272,7 +280,9 @@ def _known(source: str, key: str) -> tuple[str, str]:
     known = keys()
     if key not in known:
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-        raise UserMistake(f"{source}: there is no setting {key!r}; did you mean {near[0]!r}? 'factorstream config --reference' lists all")
+        raise UserMistake(
+            f"{source}: there is no setting {key!r}; did you mean {near[0]!r}? 'factorstream config --reference' lists all"
+        )
     section, _, name = key.partition(".")
     return section, name
 

@@ -6,12 +6,17 @@ import sys
 
 import typer
 
-from factorstream.worker.cli import services
+from factorstream.worker.cli import config, get, run, services, similar, top
 from factorstream.worker.cli.printing import complain
 from factorstream.worker.errors import FactorstreamError
 
 app = typer.Typer(name="factorstream", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
+app.command()(run.run)
+app.command()(top.top)
+app.command()(similar.similar)
+app.command()(get.get)
+app.command()(config.config)
 app.add_typer(services.app, name="services")
 
 

@@ -1,10 +1,10 @@
-"""How commands speak: one JSON object as the last line with ``--json``, a line for a person without."""
+"""How commands speak: one JSON object as the last line with ``--json``, a line or a table for a person without."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -26,3 +26,14 @@ def complain(message: str) -> None:
     """Print what went wrong, on standard error; nothing for an empty *message* (its author has printed already)."""
     if message:
         print(f"factorstream: {message}", file=sys.stderr, flush=True)
+
+
+def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
+    """Return *rows* as lines, columns aligned; those of *right* on the right."""
+    shown = [[cell if cell.isprintable() else ascii(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    return "\n".join("  ".join(map(_aligned, row, widths, (k in right for k in range(len(row))))).rstrip() for row in shown)
+
+
+def _aligned(cell: str, width: int, on_the_right: bool) -> str:
+    return cell.rjust(width) if on_the_right else cell.ljust(width)

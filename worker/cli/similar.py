@@ -1,0 +1,30 @@
+"""``factorstream similar``: items like an item."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from factorstream.worker.cli.options import Config, HowMany, ModelName, RedisUrl
+from factorstream.worker.cli.printing import Json, answer, table
+from factorstream.worker.cli.readers import open_reader
+
+
+def similar(
+    item_id: Annotated[str, typer.Argument(metavar="ITEM", show_default=False)],
+    n: HowMany = 10,
+    redis_url: RedisUrl = None,
+    model: ModelName = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Show the items whose factors point most nearly the same way as an item's, with the cosine."""
+    with open_reader(config, redis_url, model) as reader:
+        meta = reader.meta()
+        items = reader.similar_items(item_id, n)
+    found = [{"item_id": item, "score": score} for item, score in items]
+    result = {"model": reader.model, "version": (meta.epoch, meta.position), "items": found}
+    rows = [("item", "cosine"), *((item, f"{score:.3f}") for item, score in items)]
+    nothing = f"model {reader.model} knows no item {item_id!r}, or no other"
+    answer(result, as_json=as_json, line=table(rows, right=[1]) if items else nothing)

@@ -1,0 +1,29 @@
+"""``factorstream top``: what a user would like best."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from factorstream.worker.cli.options import Config, HowMany, ModelName, RedisUrl
+from factorstream.worker.cli.printing import Json, answer, table
+from factorstream.worker.cli.readers import open_reader
+
+
+def top(
+    user_id: Annotated[str, typer.Argument(metavar="USER", show_default=False)],
+    n: HowMany = 10,
+    redis_url: RedisUrl = None,
+    model: ModelName = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Show the items with the highest predicted rating for a user, those already rated left out."""
+    with open_reader(config, redis_url, model) as reader:
+        meta = reader.meta()
+        items = reader.top_n(user_id, n)
+    found = [{"item_id": item, "score": score} for item, score in items]
+    result = {"model": reader.model, "version": (meta.epoch, meta.position), "items": found}
+    rows = [("item", "predicted"), *((item, f"{score:.3f}") for item, score in items)]
+    answer(result, as_json=as_json, line=table(rows, right=[1]) if items else f"model {reader.model} has no items yet")
