@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from factorstream.worker.adapters.files import FileCheckpoints
 from factorstream.worker.adapters.group import Solo
 from factorstream.worker.adapters.kafka_dead_letters import KafkaDeadLetters
 from factorstream.worker.adapters.kafka_source import KafkaSource
+from factorstream.worker.adapters.prometheus import Metrics, Server
 from factorstream.worker.adapters.redis import RedisPublisher
 from factorstream.worker.config import Settings
 from factorstream.worker.intake import Intake
@@ -106,6 +108,20 @@ def wire(settings: Settings) -> Wired:
             clock=clock,
         ),
     )
+
+
+def serve_metrics(settings: Settings) -> tuple[Metrics, Server]:
+    """Answer on the metrics port from now on. Raises `MetricsUnavailable`."""
+    metrics = Metrics(
+        info={
+            "version": version("factorstream"),
+            "model": settings.model.name,
+            "rank": str(settings.model.rank),
+            "loss": settings.model.loss,
+            "learner": settings.model.learner,
+        }
+    )
+    return metrics, metrics.serve(settings.metrics.host, settings.metrics.port)
 
 
 def learning_of(settings: Settings) -> Learning:

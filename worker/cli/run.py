@@ -20,22 +20,21 @@ def run(
     config: Config = None,
     assignments: Set = None,
     until_idle: Annotated[
-        float | None, typer.Option("--until-idle", help="End when the topic's end is reached and nothing new came for so many seconds.")
+        float | None,
+        typer.Option("--until-idle", help="End when the topic's end is reached and nothing new came for so many seconds."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Learn from a topic and publish embeddings until told to stop; SIGTERM and Ctrl-C settle first."""
-    from factorstream.worker.adapters.prometheus import Metrics
     from factorstream.worker.cli.logs import log_to_stderr
     from factorstream.worker.config import load
     from factorstream.worker.loop import run as turns
-    from factorstream.worker.wiring import wire
+    from factorstream.worker.wiring import serve_metrics, wire
 
     log = log_to_stderr()
     settings = load(config, assignments or [])
     stop = Stop(until_idle)
-    metrics = Metrics(info={"model": settings.model.name, "rank": str(settings.model.rank), "loss": settings.model.loss})
-    server = metrics.serve(settings.metrics.host, settings.metrics.port)
+    metrics, server = serve_metrics(settings)
     log.info("metrics and health", url=server.url)
     wired = wire(settings)
     stop.watch(wired.parts.source)
@@ -80,7 +79,9 @@ class Stop:
     def __call__(self) -> bool:
         """Whether to end."""
         idle_s = 0.0 if self._idle_since is None else time.monotonic() - self._idle_since
-        return self._signalled or (self._until_idle_s is not None and self._idle_since is not None and idle_s >= self._until_idle_s)
+        return self._signalled or (
+            self._until_idle_s is not None and self._idle_since is not None and idle_s >= self._until_idle_s
+        )
 
     def _on_signal(self, number: int, frame: object) -> None:
         self._signalled = True
@@ -141,5 +142,3 @@ class Totals:
             f" ({facts['n_stale']} old news, {facts['n_rejects']} unreadable): {facts['n_users']} users, {facts['n_items']} items,"
             f" {facts['n_ratings']} ratings held, live RMSE {rmse}, {facts['n_sweeps']} sweeps, version {facts['version']}"
         )
-
-
