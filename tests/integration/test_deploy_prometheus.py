@@ -19,6 +19,7 @@ from urllib.error import URLError
 
 import pytest
 import yaml
+from prometheus_client import generate_latest
 
 from factorstream.worker.adapters.prometheus import Metrics
 from tests.ticks import DURABLE, PUBLISHED, QUIET
@@ -43,9 +44,10 @@ def program(name):
     return found
 
 
-def promtool(*arguments):
+def promtool(*arguments, given=""):
+    command = [program("promtool"), *arguments]
     done = subprocess.run(
-        [program("promtool"), *arguments], cwd=DEPLOY / "prometheus", capture_output=True, text=True, timeout=60, check=False
+        command, cwd=DEPLOY / "prometheus", input=given, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -86,6 +88,12 @@ def test_every_alert_says_how_bad_it_is_and_where_to_read_on(rule):
 def test_every_alert_is_found_in_the_run_book_by_its_name():
     text = (DEPLOY / "README.md").read_text()
     assert [rule["alert"] for rule in RULES if f"### {rule['alert']}\n" not in text] == []
+
+
+def test_names_and_units_of_the_metrics_are_as_prometheus_likes_them():
+    metrics = Metrics()
+    metrics.observe(busy_tick(20))
+    promtool("check", "metrics", given=generate_latest(metrics.registry).decode())
 
 
 def busy_tick(turn):
