@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "kernels": set(),
     "model": {"client", "kernels"},
     "learn": {"model", "kernels"},
-    "history": {"kernels"},
+    "history": {"kernels", "client"},
     "state": {"model", "learn", "kernels", "client"},
     "ports": {"state"},
     "tick": {"state", "learn"},
@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "local": set(),
     "config": {"learn"},
     "wiring": ALL,
-    "cli": {"wiring", "loop", "evaluation", "verification", "history", "config", "local", "client", "tick"},
+    "cli": {"wiring", "adapters", "loop", "evaluation", "verification", "history", "config", "local", "client", "tick"},
 }
 """Room → rooms it may import besides itself and the leaves. A module directly below ``worker/`` is a room of its own."""
 

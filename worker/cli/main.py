@@ -6,17 +6,20 @@ import sys
 
 import typer
 
-from factorstream.worker.cli import config, get, run, services, similar, top
+from factorstream.worker.cli import checkpoint, config, evaluate, get, replay, run, services, similar, top
 from factorstream.worker.cli.printing import complain
 from factorstream.worker.errors import FactorstreamError
 
 app = typer.Typer(name="factorstream", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 
 app.command()(run.run)
+app.command()(replay.replay)
+app.command()(evaluate.evaluate)
 app.command()(top.top)
 app.command()(similar.similar)
 app.command()(get.get)
 app.command()(config.config)
+app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(services.app, name="services")
 
 
@@ -27,6 +30,8 @@ def main() -> None:
     except (FactorstreamError, typer.TyperException) as error:
         complain(error.format_message() if isinstance(error, typer.TyperException) else str(error))
         code = error.exit_code
+    except typer.Abort:
+        code = 130  # as shells say it of Ctrl-C
     sys.exit(code)
 
 
