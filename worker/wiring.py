@@ -47,7 +47,7 @@ class Wired:
 
 def wire(settings: Settings) -> Wired:
     """Connect everything, restore, take the fence. Raises errors with a message for a person."""
-    learner = Learner(kernels.select(settings.model.device), learning_of(settings))
+    learner = learner_of(settings)
     warm_up(learner, settings)
     state = fresh_state(settings)
     source = KafkaSource(
@@ -138,6 +138,11 @@ def learning_of(settings: Settings) -> Learning:
         visits_per_rating=settings.sweep.visits_per_rating,
         block_visits=settings.sweep.block_visits,
     )
+
+
+def learner_of(settings: Settings) -> Learner:
+    """Return the learner that is asked for, on its device."""
+    return Learner(kernels.select(settings.model.device), learning_of(settings))
 
 
 def fresh_model(settings: Settings) -> Model:

@@ -1,0 +1,53 @@
+"""``factorstream evaluate``: how good the learner is on a history of one's own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from factorstream.worker.cli.options import Config, Limit, RatingsFile, Set
+from factorstream.worker.cli.printing import Json, answer
+
+if TYPE_CHECKING:
+    from factorstream.worker.history import History
+    from factorstream.worker.learn.learner import Events
+
+
+def evaluate(file: RatingsFile, config: Config = None, assignments: Set = None, limit: Limit = None, as_json: Json = False) -> None:
+    """Predict each rating just before learning it, one after another in order of time, and say how far off that was.
+
+    Ties in time are taken in the order of the file. An id met for the first time is predicted by its prior, and every rating
+    counts. Predictions are clipped to the smallest and largest rating so far, or to the configured range. Times are of learning
+    alone, not of reading the file or compiling.
+    """
+    from factorstream.worker.config import load
+    from factorstream.worker.evaluation import evaluate as run
+    from factorstream.worker.history import read
+    from factorstream.worker.wiring import fresh_model, learner_of, warm_up
+
+    settings = load(config, assignments or [])
+    history = read(file, limit)
+    learner = learner_of(settings)
+    warm_up(learner, settings)
+    found = run(learner, fresh_model(settings), _events(history))
+    answer(
+        {
+            "n_ratings": found.n_ratings,
+            "rmse": found.rmse,
+            "mae": found.mae,
+            "ratings_per_s": round(found.ratings_per_s),
+            "n_sweeps": found.n_sweeps,
+        },
+        as_json=as_json,
+        line=f"{found.n_ratings:,} ratings: RMSE {found.rmse:.4f}, MAE {found.mae:.4f}; {found.n_sweeps} sweeps,"
+        f" {found.ratings_per_s:,.0f} ratings/s",
+    )
+
+
+def _events(history: History) -> Events:
+    import numpy as np
+
+    from factorstream.worker.learn.learner import Events
+    from factorstream.worker.model.journal import Kind
+
+    kinds = np.full(len(history), Kind.RATE, np.uint8)
+    return Events(kinds, history.user_codes, history.item_codes, history.ratings, history.timestamps_ms)
