@@ -58,7 +58,7 @@ class KafkaDeadLetters:
                 **self._client,
                 bootstrap_timeout_ms=timeout_ms,
                 acks="all",
-                enable_idempotence=False,  # a repeated dead letter does no harm, but one refused batch would end an idempotent producer
+                enable_idempotence=False,  # which one refused batch would end; a dead letter may well come twice
                 max_block_ms=timeout_ms,
                 delivery_timeout_ms=timeout_ms,
                 request_timeout_ms=max(1000, timeout_ms // 2),

@@ -23,13 +23,13 @@ from kafka.errors import (
 )
 from kafka.structs import OffsetAndMetadata
 
+from factorstream.worker.adapters.kafka_records import Record, RecordReader
 from factorstream.worker.adapters.topic import OnLostOffsets, check_identity, compacted_topic, lost_offsets, unknown_topic
 from factorstream.worker.errors import SourceUnavailable, UnreadableTopic
 from factorstream.worker.ports import Group, Offsets, Records, SourceIdentity
 
 log = structlog.get_logger()
 
-CONTENT_TYPE = "content-type"
 LOOK_EVERY_S = 3.0
 """How often a broker is asked about the topic: new partitions, a topic made anew, and whether a broker answers at all."""
 RETRY_S = 0.2
@@ -61,7 +61,7 @@ class KafkaSource:
         *,
         group: Group,
         group_id: str | None = None,
-        max_records: int = 10_000,
+        max_records: int = 5_000,
         timeout_s: float = 30.0,
         on_lost_offsets: OnLostOffsets = "error",
         security: Mapping[str, object] | None = None,
@@ -151,6 +151,7 @@ class KafkaSource:
             metadata_max_age_ms=round(self._look_every_s * 1000),
             metrics_enabled=False,
         )
+        self._consumer._fetcher.PartitionRecords = RecordReader
         metadata: ClusterMetadata = self._consumer._cluster  # no public way to hear of answers, ids and partitions without asking
         metadata.config["allow_auto_create_topics"] = False  # 3.0 does not pass it on: looking at a deleted topic would create it
         self._heard = Heard(time.monotonic(), self._identity.topic_id, frozenset(partitions))
@@ -303,27 +304,7 @@ class KafkaSource:
         self._consumer = self._committer = None
 
 
-def columns(partition: int, records: Sequence[Any]) -> Records:
-    """Turn kafka-python's records of one partition into columns."""
-    return Records(
-        partition,
-        offsets=[record.offset for record in records],
-        timestamps_ms=[record.timestamp for record in records],
-        values=[record.value for record in records],
-        content_types=content_types([record.headers for record in records]),
-    )
-
-
-def content_types(headers: Sequence[Sequence[tuple[str, bytes | None]]]) -> list[str | None] | None:
-    """Return each record's content type, None when no record says one."""
-    if not any(headers):
-        return None
-    return [content_type(pairs) for pairs in headers]
-
-
-def content_type(headers: Sequence[tuple[str, bytes | None]]) -> str | None:
-    """Return the last ``content-type`` among *headers*, None when there is none."""
-    for name, value in reversed(headers):
-        if name == CONTENT_TYPE and value is not None:
-            return value.decode("utf-8", "replace")
-    return None
+def columns(partition: int, records: Sequence[Record]) -> Records:
+    """Turn records of one partition, at least one, into columns."""
+    offsets, timestamps_ms, values, content_types = zip(*records, strict=True)
+    return Records(partition, offsets, timestamps_ms, values, content_types if any(content_types) else None)
