@@ -86,9 +86,13 @@ def _only_json(records: Records, foreign: list[Reject]) -> Records:
         if j not in kept:
             detail = f"content-type {kind!r} is not understood; send {JSON}"
             foreign.append(Reject(records.partition, records.offsets[j], "unknown_content_type", detail, records.values[j]))
-    columns = ([column[j] for j in keep] for column in (records.offsets, records.timestamps_ms, records.values))
-    offsets, times, values = columns
-    return Records(records.partition, offsets, times, values, None)
+    return Records(
+        records.partition,
+        [records.offsets[j] for j in keep],
+        [records.timestamps_ms[j] for j in keep],
+        [records.values[j] for j in keep],
+        None,
+    )
 
 
 def _located(decoded: Decoded, polled: Sequence[Records], foreign: Sequence[Reject]) -> list[Reject]:

@@ -238,8 +238,13 @@ class CheckpointStore(Protocol):
 class Group(Protocol):
     """The workers that share one model: one machine now, many later."""
 
-    rank: int
-    size: int
+    @property
+    def rank(self) -> int:
+        """Which of the workers this is, from 0."""
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
 
     def share(self, partitions: Sequence[int]) -> list[int]:
         """Return the partitions of the topic that this rank reads, ascending."""

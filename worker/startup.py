@@ -28,7 +28,9 @@ def start(
     platform: str,
     wall_ms: Callable[[], int],
 ) -> Callable[[State], Snapshot]:
-    """Bring the fresh *state* to where its checkpoint left off and make this worker the only one that writes; return the snapshooter.
+    """Bring the fresh *state* to where its checkpoint left off, and make this worker the only one that writes.
+
+    Returns: A function that takes a snapshot of the state.
 
     The order is the guarantee: the folder is locked, then the log is opened where the checkpoint says, then the epoch and
     (for a new history) the journal's id are durable, and only then the fence in Redis is taken.

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any, cast
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from factorstream.codec import Decoded
+from factorstream.worker.kernels.api import F32
 from factorstream.worker.kernels.memory import reserve
 from factorstream.worker.learn.learner import Events, Learned
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.model.ids import Ids
 from factorstream.worker.model.journal import ENTRY, Entries, Kind
 from factorstream.worker.model.level import Level
-from factorstream.worker.model.model import ITEMS, USERS, Model, Sweep
+from factorstream.worker.model.model import USERS, Model, Sweep
 from factorstream.worker.model.ratings import Entries as HeldRatings
 from factorstream.worker.model.ratings import Ratings
 
@@ -49,6 +51,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     n_users: int
     n_items: int
     n_ratings: int
+    removed_users: list[str]
+    """Forgotten, and still to be deleted from Redis."""
+    removed_items: list[str]
     range: tuple[float | None, float | None]
     """The range that the history began with."""
     level: Level
@@ -70,7 +75,7 @@ class Snapshot:
     """What a checkpoint is made of: all parameters, and of the rest what changed since the snapshot before."""
 
     facts: Facts
-    arrays: Mapping[str, NDArray[np.generic]]
+    arrays: Mapping[str, NDArray[Any]]
     """Named arrays that are written whole; copies that belong to the checkpoint store until it is done."""
     names: Mapping[str, Mapping[int, Sequence[str]]]
     """Side → chunk → the ids of its rows; chunks that changed."""
@@ -83,7 +88,7 @@ class Checkpoint:
     """A whole state, as read back."""
 
     facts: Facts
-    arrays: Mapping[str, NDArray[np.generic]]
+    arrays: Mapping[str, NDArray[Any]]
     names: Mapping[str, Sequence[str]]
     """Side → the id of each row."""
     base: Entries
@@ -97,7 +102,7 @@ FORGOTTEN = np.dtype([("hash", "S16"), ("time", "<i8")])
 
 
 def _flags() -> NDArray[np.bool_]:
-    return reserve((), np.bool_)
+    return cast(NDArray[np.bool_], reserve((), np.bool_))
 
 
 @dataclass(slots=True)
@@ -141,7 +146,7 @@ class Pending:
 class State:
     """The loop's whole memory. One owner: the loop's thread."""
 
-    def __init__(self, model: Model, learning: Learning, *, journal_id: str, key: bytes, shape: Mapping[str, str | int]) -> None:
+    def __init__(self, model: Model, learning: Learning, *, journal_id: str, key: bytes, shape: Mapping[str, object]) -> None:
         self.model = model
         self.learning = learning
         self.journal_id = journal_id
@@ -156,7 +161,7 @@ class State:
         self.epoch = 0
         self.pending = Pending()
         self._entries: list[Entries] = []
-        self._shadows: dict[str, NDArray[np.float32]] = {}
+        self._shadows: dict[str, F32] = {}
 
     # --- learning
 
@@ -187,15 +192,14 @@ class State:
             self.pending.add_items(learned.solved.rows)
 
     def _resolve(self, decoded: Decoded, start: int, stop: int) -> Events:
-        user_ids, item_ids = decoded.user_ids[start:stop], decoded.item_ids[start:stop]
+        user_ids = cast(list[str], decoded.user_ids[start:stop])  # ratings and unratings have both
+        item_ids = cast(list[str], decoded.item_ids[start:stop])
         part = slice(start, stop)
-        times = decoded.timestamps_ms[part]
-        columns = [decoded.kinds[part], decoded.ratings[part], times]
+        kinds, ratings, times = decoded.kinds[part], decoded.ratings[part], decoded.timestamps_ms[part]
         if self.user_ids.forgotten or self.item_ids.forgotten:
             keep = self._not_forgotten(user_ids, item_ids, times)
             user_ids, item_ids = [user_ids[j] for j in keep], [item_ids[j] for j in keep]
-            columns = [column[keep] for column in columns]
-        kinds, ratings, times = columns
+            kinds, ratings, times = kinds[keep], ratings[keep], times[keep]
         return Events(kinds, self.user_ids.rows(user_ids), self.item_ids.rows(item_ids), ratings, times)
 
     def _not_forgotten(self, user_ids: Sequence[str], item_ids: Sequence[str], times: NDArray[np.int64]) -> list[int]:
@@ -223,7 +227,8 @@ class State:
     def _forget(self, decoded: Decoded, at: int) -> Iterator[Events]:
         """Forget an id, if it is known, and accept nothing of it up to that time, known or not."""
         of_user = decoded.kinds[at] == Kind.FORGET_USER
-        ids, name = (self.user_ids, decoded.user_ids[at]) if of_user else (self.item_ids, decoded.item_ids[at])
+        ids, named = (self.user_ids, decoded.user_ids) if of_user else (self.item_ids, decoded.item_ids)
+        name = cast(str, named[at])
         time = int(decoded.timestamps_ms[at])
         ids.raise_floor(name, time)
         row = ids.get(name)
@@ -251,7 +256,7 @@ class State:
         n_users, n_items = len(self.user_ids.names), len(self.item_ids.names)
         ratings.grow(n_users, n_items)
         names = ("users.factors", "users.biases", "items.factors", "items.biases")
-        arrays: dict[str, NDArray[np.generic]] = {
+        arrays: dict[str, NDArray[Any]] = {
             name: self._copy(name, live) for name, live in zip(names, model.parameters(), strict=True)
         }
         arrays["users.newest_ms"] = ratings.user_newest_ms[:n_users].copy()
@@ -276,6 +281,8 @@ class State:
             n_users=n_users,
             n_items=n_items,
             n_ratings=ratings.n_ratings,
+            removed_users=list(self.pending.removed_users),
+            removed_items=list(self.pending.removed_items),
             range=self.range,
             level=Level(**asdict(model.level)),
             sweep=Sweep(**asdict(model.sweep)),
@@ -285,7 +292,7 @@ class State:
             rank=model.rank,
             loss=str(self.shape["loss"]),
             learner=str(self.shape["learner"]),
-            seed=int(self.shape["seed"]),
+            seed=int(str(self.shape["seed"])),
         )
         chunks = {"users": _take_chunks(self.user_ids), "items": _take_chunks(self.item_ids)}
         entries, self._entries = self._entries, []
@@ -299,14 +306,16 @@ class State:
         self.user_ids = Ids(self.key, checkpoint.names["users"], _forgotten_dict(arrays["users.forgotten"]))
         self.item_ids = Ids(self.key, checkpoint.names["items"], _forgotten_dict(arrays["items.forgotten"]))
         self.model = restored_model(checkpoint)
+        self.pending.removed_users = dict.fromkeys(facts.removed_users)
+        self.pending.removed_items = dict.fromkeys(facts.removed_items)
         self.pending.add_users(arrays["users.pending"].astype(np.int32), seen=True)
         self.pending.add_items(arrays["items.pending"].astype(np.int32))
 
-    def _copy(self, name: str, live: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _copy(self, name: str, live: F32) -> F32:
         """Copy *live* into memory that is kept for the next copy: fresh pages cost ten times the copying."""
         shadow = self._shadows.get(name)
         if shadow is None:
-            shadow = self._shadows[name] = reserve(live.shape[1:], np.float32)
+            shadow = self._shadows[name] = cast(F32, reserve(live.shape[1:], np.float32))
         copy = shadow[: len(live)]
         np.copyto(copy, live)
         return copy
@@ -379,8 +388,5 @@ def _forgotten_array(forgotten: Mapping[bytes, int]) -> NDArray[np.void]:
     return np.array(sorted(forgotten.items()), FORGOTTEN)
 
 
-def _forgotten_dict(array: NDArray[np.generic]) -> dict[bytes, int]:
+def _forgotten_dict(array: NDArray[Any]) -> dict[bytes, int]:
     return {bytes(row["hash"]).ljust(16, b"\0"): int(row["time"]) for row in array}
-
-
-__all__ = ["ITEMS", "USERS", "Checkpoint", "Facts", "Pending", "Snapshot", "State", "apply", "ratings_of", "restored_model"]

@@ -178,6 +178,3 @@ def warm_up(learner: Learner, settings: Settings) -> None:
 def wall_ms() -> int:
     """Return the time of day, milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
-
-
-

@@ -50,6 +50,8 @@ def facts(n_accepted=0, epoch=1, n_users=2):
         n_users=n_users,
         n_items=1,
         n_ratings=0,
+        removed_users=["ü"],
+        removed_items=[],
         range=(None, 5.0),
         level=Level(),
         sweep=Sweep(),

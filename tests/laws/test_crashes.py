@@ -2,6 +2,7 @@
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tests.laws.strategies import logs
 from tests.laws.world import World, held, live, published, settings_of, worker
 

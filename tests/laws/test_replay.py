@@ -2,13 +2,13 @@
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.laws.strategies import logs
-from tests.laws.world import Crash, Fuse, World, settings_of, worker
 
 from factorstream.worker import kernels
 from factorstream.worker.learn.learner import Learner
 from factorstream.worker.model.model import Model
 from factorstream.worker.wiring import learning_of
+from tests.laws.strategies import logs
+from tests.laws.world import Crash, Fuse, World, settings_of, worker
 
 IDLE = settings_of("sweep.when_idle=true", "model.rating_max=5")
 

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -127,14 +128,17 @@ class FileCheckpoints:
             self._data.mkdir(parents=True, exist_ok=True)
             self._lock = (self.folder / "lock").open("a+")
         except OSError as error:
-            raise CheckpointFailed(f"checkpoint.dir {self.folder} cannot be used ({error.strerror}): give a folder that can be written") from error
+            raise CheckpointFailed(
+                f"checkpoint.dir {self.folder} cannot be used ({error.strerror}): give a folder that can be written"
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._lock.seek(0)
             holder = self._lock.read().strip() or "another process"
             raise CheckpointsLocked(
-                f"checkpoint.dir {self.folder} is in use by {holder}: stop that worker, or give this one a folder and a model.name of its own"
+                f"checkpoint.dir {self.folder} is in use by {holder}: "
+                "stop that worker, or give this one a folder and a model.name of its own"
             ) from error
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -231,14 +235,14 @@ class FileCheckpoints:
             [self.entries(segment.file) for segment in manifest.journal],
         )
 
-    def array(self, file: File) -> NDArray[np.generic]:
+    def array(self, file: File) -> NDArray[Any]:
         """Read an array. Raises `Damaged`."""
-        array: NDArray[np.generic] = np.load(io.BytesIO(self._content(file)), allow_pickle=False)
+        array: NDArray[Any] = np.load(io.BytesIO(self._content(file)), allow_pickle=False)
         return array
 
     def entries(self, file: File | None) -> Entries:
         """Read entries of a journal or base; none for None. Raises `Damaged`."""
-        return np.empty(0, ENTRY) if file is None else self.array(file)  # type: ignore[return-value]
+        return np.empty(0, ENTRY) if file is None else self.array(file)
 
     def _names(self, file: File) -> list[str]:
         return self._content(file).decode().split("\0")
@@ -287,7 +291,9 @@ class FileCheckpoints:
         n_old = sum(segment.file.size_bytes for segment in old) // ENTRY.itemsize
         if len(old) < COMPACT_SEGMENTS and n_old < max(COMPACT_ENTRIES, len(base) // 2):
             return manifest
-        ratings = ratings_of(base, [self.entries(segment.file) for segment in old], manifest.facts.n_users, manifest.facts.n_items)
+        ratings = ratings_of(
+            base, [self.entries(segment.file) for segment in old], manifest.facts.n_users, manifest.facts.n_items
+        )
         columns = ratings.entries()
         entries = np.zeros(len(columns[0]), ENTRY)
         for name, column in zip(("user", "item", "rating", "time"), columns, strict=True):
@@ -299,11 +305,11 @@ class FileCheckpoints:
             journal=list(manifest.journal)[len(old) :],
         )
 
-    def _save_array(self, name: str, array: NDArray[np.generic]) -> File:
+    def _save_array(self, name: str, array: NDArray[Any]) -> File:
         header = io.BytesIO()
         array = np.ascontiguousarray(array)
         np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-        return self._save(name, ".npy", [header.getvalue(), memoryview(array.reshape(-1).view(np.uint8))])
+        return self._save(name, ".npy", [header.getvalue(), array.reshape(-1).view(np.uint8).data])
 
     def _save_names(self, side: str, before: Sequence[File], changed: Mapping[int, Sequence[str]]) -> list[File]:
         chunks = dict(enumerate(before))
@@ -352,7 +358,7 @@ class FileCheckpoints:
         paths = self.manifests()
         for path in paths[: -self._keep]:
             path.unlink()
-        named = set()
+        named: set[str] = set()
         for path in paths[-self._keep :]:
             try:
                 named.update(file.name for file in self.manifest(path).files())
@@ -371,4 +377,3 @@ class FileCheckpoints:
 
 
 __all__ = ["Damaged", "File", "FileCheckpoints", "Manifest", "Segment"]
-

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from factorstream.worker.learn.learner import Events
 
 
-def evaluate(file: RatingsFile, config: Config = None, assignments: Set = None, limit: Limit = None, as_json: Json = False) -> None:
+def evaluate(
+    file: RatingsFile, config: Config = None, assignments: Set = None, limit: Limit = None, as_json: Json = False
+) -> None:
     """Predict each rating just before learning it, one after another in order of time, and say how far off that was.
 
     Ties in time are taken in the order of the file. An id met for the first time is predicted by its prior, and every rating

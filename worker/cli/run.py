@@ -139,6 +139,7 @@ class Totals:
         rmse = "none" if facts["rmse"] is None else f"{facts['rmse']:.4f}"
         return (
             f"learned {facts['n_accepted']} of {facts['n_records']} records in {facts['seconds']} s"
-            f" ({facts['n_stale']} old news, {facts['n_rejects']} unreadable): {facts['n_users']} users, {facts['n_items']} items,"
+            f" ({facts['n_stale']} old news, {facts['n_rejects']} unreadable):"
+            f" {facts['n_users']} users, {facts['n_items']} items,"
             f" {facts['n_ratings']} ratings held, live RMSE {rmse}, {facts['n_sweeps']} sweeps, version {facts['version']}"
         )

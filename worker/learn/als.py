@@ -11,9 +11,11 @@ from factorstream.worker.model.model import USERS, Model
 
 
 def solve(kernels: Kernels, learning: Learning, model: Model, side: int, rows: NDArray[np.int32]) -> F64:
-    """Set *rows* of *side* to the objective's minimiser over each, from all ratings they hold now; return the gains ``(len(rows),)``.
+    """Set *rows* of *side* to the objective's minimiser over each, from all ratings they hold now.
 
     The other side is read as it is. A row that holds nothing becomes zero.
+
+    Returns: By how much each row lowered the objective, ``(len(rows),)``.
     """
     penalty = learning.penalty(model.level)
     on_users = side == USERS

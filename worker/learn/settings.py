@@ -12,8 +12,9 @@ from factorstream.worker.model.level import Level
 class Learning:
     """Everything that says how events become a model; part of each journal segment, for replay needs it.
 
-    Ratings multiplied by c should give a model whose scores are multiplied by c. Biases then grow with c and factors with √c, so λ of
-    the factors goes with the spread, the factors' rate against it and their first deviation with its root; λ of the biases has no unit.
+    Ratings multiplied by c should give a model whose scores are multiplied by c. Biases then grow with c and factors with √c, so
+    λ of the factors goes with the spread, the factors' rate against it and their first deviation with its root; λ of the biases
+    has no unit.
     """
 
     learning_rate: float | None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
+from numpy.typing import NDArray
 
 from factorstream.worker.kernels.api import F32, Kernels, Side
 from factorstream.worker.kernels.memory import reserve
@@ -15,7 +18,7 @@ class Factors:
         self.n = 0
         self.rank = rank
         self._seed, self._stream = seed, stream
-        self.side = Side(reserve((rank,), np.float32), reserve((), np.float32))
+        self.side = Side(cast(F32, reserve((rank,), np.float32)), cast(F32, reserve((), np.float32)))
         """The whole reservation, for kernels."""
 
     @property
@@ -39,7 +42,6 @@ class Factors:
         self.n = len(biases)
         self.factors[:], self.biases[:] = factors, biases
 
-    def finite(self, rows: np.typing.NDArray[np.int64]) -> np.typing.NDArray[np.bool_]:
+    def finite(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which of *rows* hold numbers only."""
-        finite: np.typing.NDArray[np.bool_] = np.isfinite(self.factors[rows]).all(axis=1) & np.isfinite(self.biases[rows])
-        return finite
+        return np.isfinite(self.factors[rows]).all(axis=1) & np.isfinite(self.biases[rows])

@@ -57,7 +57,7 @@ class Level:
         self.lowest, self.highest = _or_none(lowest[-1]), _or_none(highest[-1])
         # fmin and fmax, not clip: a bound that is NaN is no bound
         predictions = np.fmin(np.fmax(ratings - errors, lowest[:-1]), highest[:-1])
-        return (ratings - predictions).astype(np.float32)
+        return np.asarray(ratings - predictions, np.float32)
 
     def add(self, ratings: NDArray[np.float32]) -> None:
         """Count *ratings* but NaN, at most `until_next` of them; estimate anew when that many were added."""
