@@ -11,7 +11,7 @@ from factorstream.worker.adapters.group import MemoryGroup, Solo
 @given(st.sets(st.integers(0, 50)))
 def test_ranks_share_partitions_without_gap_or_overlap(group, partitions):
     shares = [member.share(list(partitions)) for member in group]
-    assert sorted(sum(shares, [])) == sorted(partitions)
+    assert sorted(partition for share in shares for partition in share) == sorted(partitions)
     assert all(share == sorted(share) for share in shares)
     assert [member.rank for member in group] == list(range(group[0].size))
 

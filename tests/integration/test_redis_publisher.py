@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+import uuid
 
 import psutil
 import pytest
@@ -12,7 +13,7 @@ import structlog
 from factorstream.embedding import unpack
 from factorstream.keys import user_key
 from factorstream.worker.adapters.redis import RedisPublisher, RedisTable
-from factorstream.worker.errors import PublisherUnavailable, UserMistake
+from factorstream.worker.errors import Fenced, PublisherUnavailable, UserMistake
 from factorstream.worker.local import processes
 from factorstream.worker.local import redis as local_redis
 from tests.contracts.test_publisher import JOURNAL, publication
@@ -155,3 +156,31 @@ def test_readers_see_all_rows_of_a_transaction_or_none(server):
     reader.join()
     assert all(len(versions) == 1 for versions in seen)
     assert len(seen) > 5
+
+
+def test_a_worker_overtaken_while_it_publishes_writes_nothing_afterwards(redis_url):
+    names = [f"u{number}" for number in range(300)]
+    for _ in range(20):
+        model = f"test-{uuid.uuid4().hex[:8]}"
+        old, new = RedisPublisher(redis_url, model), RedisPublisher(redis_url, model)
+        old.take(1, JOURNAL, None)
+        fenced = threading.Event()
+
+        def publish_on(old=old, fenced=fenced):
+            with contextlib.suppress(Fenced):
+                for position in range(100_000):
+                    old.publish(publication(position, names))
+                return
+            fenced.set()
+
+        worker = threading.Thread(target=publish_on)
+        worker.start()
+        time.sleep(0.01)
+        new.take(2, JOURNAL, None)
+        with redis.Redis.from_url(redis_url) as client:
+            keys = [user_key(model, name) for name in names]
+            then = client.mget(keys)
+            worker.join(10)
+            assert fenced.is_set()
+            assert client.mget(keys) == then
+            client.delete(*client.scan_iter(f"fs:{{{model}.*", count=10_000))
