@@ -1,0 +1,70 @@
+"""How loops are compiled, and two instructions of the machine that numba does not name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from llvmlite import ir
+from numba import njit
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+untyped_njit: Any = njit
+"""numba's own annotations do not know all options."""
+get_or_insert_function: Any = cgutils.get_or_insert_function
+raw_memmove: Any = cgutils.raw_memmove
+
+
+def compiled(function: Function) -> Function:
+    """Compile *function* at its first call, once a machine (cached beside the source); it runs without the interpreter's lock."""
+    return cast(Function, untyped_njit(cache=True, nogil=True, error_model="numpy")(function))
+
+
+def bare(function: Function) -> Function:
+    """Compile as `compiled` does, without reference counts: faster where arrays are passed around, but nothing may allocate."""
+    return cast(Function, untyped_njit(cache=True, nogil=True, error_model="numpy", _nrt=False)(function))
+
+
+def inlined(function: Function) -> Function:
+    """Compile *function* into the `bare` function that calls it: a call copies some 60 bytes for each array that is passed."""
+    return cast(Function, untyped_njit(forceinline=True, error_model="numpy", _nrt=False)(function))
+
+
+def _address(context: Any, builder: Any, array_type: Any, array: Any, at: Any) -> Any:
+    """Return the address of ``array[at]`` as a byte pointer."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [at]), ir.IntType(8).as_pointer())
+
+
+def _prefetch(_: Any, array: Any, at: Any) -> Any:
+    """Ask for the cache line of ``array[at]``; *at* may lie outside. *array* is one-dimensional and contiguous."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = ir.IntType(32)
+        declared = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), number, number, number])
+        function = get_or_insert_function(builder.module, declared, "llvm.prefetch.p0")
+        address = _address(context, builder, signature.args[0], *arguments)
+        builder.call(function, [address, number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), generate
+
+
+def _move(_: Any, array: Any, to: Any, at: Any, n: Any) -> Any:
+    """Do ``array[to : to + n] = array[at : at + n]``; the two may overlap. *array* is one-dimensional and contiguous."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array, to, at, n = arguments
+        kind = signature.args[0]
+        item_bytes = context.get_abi_sizeof(context.get_data_type(kind.dtype))
+        target, source = (_address(context, builder, kind, array, place) for place in (to, at))
+        raw_memmove(builder, target, source, n, item_bytes)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, types.intp), generate
+
+
+prefetch: Callable[..., None] = intrinsic(_prefetch)
+move: Callable[..., None] = intrinsic(_move)

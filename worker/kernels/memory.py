@@ -1,0 +1,53 @@
+"""Arrays that grow without being copied: reservations of address space, of which only touched pages cost memory."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+HUGE_PAGE = 1 << 21
+MOST_ROWS = np.iinfo(np.int32).max
+NORESERVE = 0x4000  # MAP_NORESERVE of Linux; the mmap module names it from Python 3.13 only
+
+
+def reserve(row_shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """Return zeros ``(n, *row_shape)`` with n as large as physical memory could hold, at most 2³¹ − 1.
+
+    A page costs memory from the first time it is written. Where address space itself is limited (``ulimit -v``, strict
+    overcommit), n is what could be had. Raises `MemoryError` when that is not even a megabyte.
+    """
+    kind = np.dtype(dtype)
+    row_bytes = kind.itemsize * math.prod(row_shape)
+    n_rows = min(physical_memory() // row_bytes, MOST_ROWS)
+    memory = _map(n_rows * row_bytes)
+    n_rows = len(memory) // row_bytes
+    return np.frombuffer(memory, kind, count=n_rows * math.prod(row_shape)).reshape(n_rows, *row_shape)
+
+
+def physical_memory() -> int:
+    """Return the machine's memory in bytes."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _map(size_bytes: int) -> mmap.mmap:
+    """Return private anonymous memory of *size_bytes*, or of the largest half, quarter … that can be had."""
+    while size_bytes >= 1 << 20:
+        try:
+            memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
+        except (OSError, MemoryError):
+            size_bytes //= 2
+        else:
+            _advise_huge_pages(memory)
+            return memory
+    raise MemoryError("no address space left to reserve (is there a `ulimit -v`?)")
+
+
+def _advise_huge_pages(memory: mmap.mmap) -> None:
+    """Ask for huge pages behind the first two megabytes, so that a small table stays small."""
+    if len(memory) > HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE, HUGE_PAGE, len(memory) - HUGE_PAGE)

@@ -1,0 +1,329 @@
+"""Merging a pool into the main run of the rating store: in place, in small steps, paid for by the events that arrive.
+
+The frozen entries are sorted by row. Then main grows at its end by their number and is moved up behind them, from its last pair
+to its first: what lies between two of them is moved as one piece, so nothing that is still to be moved is overwritten. First
+the users' side, then the items'. A step ends between two rows, and readers see every row whole.
+
+Forgotten pairs stay where they are until they are many; then both sides are squeezed, from the first row to the last.
+
+Source: the backward merge of an ordered array with room at its end (Knuth, TAOCP 3, section 5.2.4); radix sort (ibid., 5.2.5).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factorstream.worker.kernels.compiled import bare, inlined, move, prefetch
+from factorstream.worker.kernels.store import (
+    CLEAR,
+    DIGIT_BITS,
+    IDLE,
+    ITEMS,
+    MERGE_ITEMS,
+    MERGE_USERS,
+    N_DIGITS,
+    SORT_ITEMS,
+    SORT_USERS,
+    SQUEEZE_ITEMS,
+    SQUEEZE_USERS,
+    USERS,
+    Index,
+    Row,
+    Store,
+    open_pool,
+    set_head,
+)
+from factorstream.worker.kernels.store_chain import sort
+
+ROW_WORK, ENTRY_WORK, SORT_WORK, SLOTS_WORK = 2, 16, 4, 64
+"""What a row, merging an entry, looking at it once to sort it, and clearing 1,024 slots cost, where moving a pair costs 1."""
+SLOTS_AT_ONCE, ENTRIES_AT_ONCE, WORK_AT_ONCE = 1024, 256, 2048
+AHEAD = 16
+"""Entries of the log asked for in advance."""
+
+
+@bare
+def freeze(store: Store) -> None:
+    """Make the other pool the active one and begin to merge this one; finish the merge under way, should there be one."""
+    advance(store, np.inf)
+    state = store.state[0]
+    frozen = state.active
+    open_pool(store, 1 - frozen)
+    pool = store.pools[frozen]
+    work = pool.n_slots * SLOTS_WORK // SLOTS_AT_ONCE
+    for side in (USERS, ITEMS):
+        work += (
+            store.sides[side].end + ROW_WORK * store.sides[side].n_rows + (ENTRY_WORK + (N_DIGITS + 1) * SORT_WORK) * pool.used
+        )
+    for k in range(pool.used):
+        store.orders[0][k] = pool.base + 1 + k
+    state.order = 0
+    begin(store, SORT_USERS)
+    set_pace(store, work)
+
+
+@inlined
+def set_pace(store: Store, work: int) -> None:
+    """Spread *work* over the events that fill three quarters of the room that the active pool has."""
+    state = store.state[0]
+    pool = store.pools[state.active]
+    state.pace = work / max(1.0, 0.75 * (pool.capacity - pool.used))
+    state.credit = 0.0
+
+
+@bare
+def advance(store: Store, n_events: float) -> None:
+    """Do the work that *n_events* accepted events pay for. What one step does too much, the next events work off."""
+    state = store.state[0]
+    if state.phase != IDLE:
+        state.credit += max(1.0, state.pace) * n_events
+    while state.phase != IDLE and state.credit > 0:
+        state.credit -= step(store)
+
+
+@inlined
+def step(store: Store) -> int:
+    """Sort, merge, clear or squeeze a little; return what it cost."""
+    phase = store.state[0].phase
+    if phase in (SORT_USERS, SORT_ITEMS):
+        return sort_some(store, USERS if phase == SORT_USERS else ITEMS)
+    if phase in (MERGE_USERS, MERGE_ITEMS):
+        return merge_some(store, USERS if phase == MERGE_USERS else ITEMS)
+    if phase == CLEAR:
+        return clear_some(store)
+    return squeeze_some(store, USERS if phase == SQUEEZE_USERS else ITEMS)
+
+
+@inlined
+def begin(store: Store, phase: int) -> None:
+    """Enter *phase* at its beginning."""
+    state = store.state[0]
+    state.phase, state.cursor = phase, 0
+    if phase in (SORT_USERS, SORT_ITEMS):
+        state.digit = -1
+        store.digit_ends[:] = 0
+    elif phase in (MERGE_USERS, MERGE_ITEMS):
+        side = store.sides[USERS if phase == MERGE_USERS else ITEMS]
+        state.cursor, state.stop, state.left = side.n_rows, side.end, store.pools[1 - state.active].used
+        side.end += state.left
+    elif phase in (SQUEEZE_USERS, SQUEEZE_ITEMS):
+        state.stop = 0
+
+
+@inlined
+def sort_some(store: Store, side: int) -> int:
+    """Count, or sort by the digit under way, the next frozen entries; the first time counts all digits at once."""
+    state = store.state[0]
+    used, order = store.pools[1 - state.active].used, store.orders[0] if state.order == 0 else store.orders[1]
+    stop = min(state.cursor + ENTRIES_AT_ONCE, used)
+    if state.digit < 0:
+        count_digits(store, side, order, state.cursor, stop)
+    else:
+        scatter_entries(store, side, order, store.orders[1] if state.order == 0 else store.orders[0], state.cursor, stop, used)
+    state.cursor = stop
+    if stop == used:
+        end_pass(store, side)
+    return ENTRIES_AT_ONCE * SORT_WORK
+
+
+@inlined
+def end_pass(store: Store, side: int) -> None:
+    """Go on to the next digit that tells rows apart; after the last, merge."""
+    state = store.state[0]
+    if state.digit < 0:
+        add_up(store.digit_ends)
+    else:
+        state.order = 1 - state.order
+    state.digit += 1
+    state.cursor = 0
+    if (store.sides[side].n_rows - 1) >> (state.digit * DIGIT_BITS) == 0:
+        begin(store, MERGE_USERS if side == USERS else MERGE_ITEMS)
+
+
+@inlined
+def add_up(counts: NDArray[np.int64]) -> None:
+    """Turn the counts of each digit's values into where each value begins."""
+    for digit in range(counts.shape[0]):
+        total = 0
+        for value in range(counts.shape[1]):
+            n = counts[digit, value]
+            counts[digit, value] = total
+            total += n
+
+
+@inlined
+def count_digits(store: Store, side: int, order: NDArray[np.int32], start: int, stop: int) -> None:
+    """Count the values of all digits of the rows of frozen entries."""
+    for k in range(start, stop):
+        row = row_of(store, side, order[k])
+        for digit in range(N_DIGITS):
+            store.digit_ends[digit, (row >> (digit * DIGIT_BITS)) & ((1 << DIGIT_BITS) - 1)] += 1
+
+
+@inlined
+def scatter_entries(
+    store: Store, side: int, order: NDArray[np.int32], target: NDArray[np.int32], start: int, stop: int, used: int
+) -> None:
+    """Put frozen entries where their digit says, those of one value in the order they have."""
+    digit = store.state[0].digit
+    ends, shift = store.digit_ends[digit], digit * DIGIT_BITS
+    for k in range(start, stop):
+        prefetch(store.log, order[min(k + AHEAD, used - 1)])
+        value = (row_of(store, side, order[k]) >> shift) & ((1 << DIGIT_BITS) - 1)
+        target[ends[value]] = order[k]
+        ends[value] += 1
+
+
+@inlined
+def row_of(store: Store, side: int, entry: int) -> int:
+    """Return the row of an entry on one side."""
+    return store.log[entry].user if side == USERS else store.log[entry].item
+
+
+@inlined
+def merge_some(store: Store, side: int) -> int:
+    """Merge rows below the cursor until a certain amount of work is done; end the phase when no frozen entry is left."""
+    state, index = store.state[0], store.by_user if side == USERS else store.by_item
+    order = store.orders[0] if state.order == 0 else store.orders[1]
+    cost, boundary = 0, state.stop
+    while state.left and cost < WORK_AT_ONCE:
+        state.cursor -= 1
+        row = index.rows[state.cursor]
+        if row.length == 0:
+            row.start = boundary
+        boundary = row.start
+        cost += ROW_WORK + row.length
+        if row_of(store, side, order[state.left - 1]) == state.cursor:
+            cost += ENTRY_WORK * merge_row(store, side, index, order, row)
+        row.start += state.left
+    move_pairs(index, boundary + state.left, boundary, state.stop - boundary)
+    state.stop = boundary
+    if state.left == 0:
+        begin(store, state.phase + 1)
+    return cost + 1
+
+
+@inlined
+def merge_row(store: Store, side: int, index: Index, order: NDArray[np.int32], row: Row) -> int:
+    """Put the frozen entries of the row at the cursor into main, the last first; return their number."""
+    state = store.state[0]
+    n = take_entries(store, side, order)
+    stop = row.start + row.length
+    for k in range(n - 1, -1, -1):
+        other = np.int32(store.keys[k] >> np.uint64(32))
+        entry = store.log[np.int64(store.keys[k] & np.uint64(0xFFFFFFFF))]
+        stop = first_above(index.others, row.start, stop, other)
+        move_pairs(index, stop + state.left, stop, state.stop - stop)
+        state.stop = stop
+        state.left -= 1
+        index.others[stop + state.left], index.ratings[stop + state.left] = other, entry.rating
+        if side == USERS:
+            index.times[stop + state.left] = entry.time_ms
+    row.length += n
+    set_head(row, 1 - state.active, 0)
+    return n
+
+
+@inlined
+def take_entries(store: Store, side: int, order: NDArray[np.int32]) -> int:
+    """Put the frozen entries of the row at the cursor into `keys`, ascending by other row; return their number."""
+    state = store.state[0]
+    first = state.left
+    while first and row_of(store, side, order[first - 1]) == state.cursor:
+        first -= 1
+        prefetch(store.log, order[max(first - AHEAD, 0)])
+    for k in range(first, state.left):
+        other = row_of(store, ITEMS if side == USERS else USERS, order[k])
+        store.keys[k - first] = (np.uint64(other) << np.uint64(32)) | np.uint64(order[k])
+    if side == USERS:  # the items' order comes from the users', so it is ascending by user already
+        sort(store.keys, store.spare, store.ends, state.left - first)
+    return state.left - first
+
+
+@inlined
+def move_pairs(index: Index, to: int, at: int, n: int) -> None:
+    """Move *n* pairs of main from *at* to *to*; the places may overlap."""
+    if n == 0 or to == at:
+        return
+    move(index.others, to, at, n)
+    move(index.ratings, to, at, n)
+    if index.times.size:
+        move(index.times, to, at, n)
+
+
+@inlined
+def first_above(others: NDArray[np.int32], start: int, stop: int, other: int | np.int32) -> int:
+    """Return the first of the ascending ``start .. stop - 1`` whose other row is greater than *other*; *stop* if none is."""
+    while start < stop:
+        middle = (start + stop) >> 1
+        if others[middle] > other:
+            stop = middle
+        else:
+            start = middle + 1
+    return start
+
+
+@inlined
+def clear_some(store: Store) -> int:
+    """Clear the next slots of the merged pool's table; after the last, squeeze or rest."""
+    state = store.state[0]
+    pool = store.pools[1 - state.active]
+    stop = min(state.cursor + SLOTS_AT_ONCE, pool.n_slots)
+    store.slots[pool.table + state.cursor : pool.table + stop] = 0
+    state.cursor = stop
+    if stop == pool.n_slots:
+        pool.used = 0
+        state.phase = IDLE
+        if state.n_forgotten > max(state.least_capacity, store.sides[USERS].end) // 16:
+            begin_squeeze(store)
+    return SLOTS_WORK
+
+
+@inlined
+def begin_squeeze(store: Store) -> None:
+    """Begin to drop the pairs forgotten so far. Those forgotten from now on have the other mark, and both sides keep them."""
+    state = store.state[0]
+    state.mark = -state.mark
+    begin(store, SQUEEZE_USERS)
+    work = 0
+    for side in (USERS, ITEMS):
+        work += 4 * store.sides[side].end + ROW_WORK * store.sides[side].n_rows
+    set_pace(store, work)
+
+
+@inlined
+def squeeze_some(store: Store, side: int) -> int:
+    """Pack the next rows behind those before, without the pairs to be dropped; after the last, go to the other side or rest."""
+    state, index = store.state[0], store.by_user if side == USERS else store.by_item
+    cost = 1
+    while state.cursor < store.sides[side].n_rows and cost < WORK_AT_ONCE:
+        row = index.rows[state.cursor]
+        cost += ROW_WORK + 4 * row.length
+        n_dropped = squeeze_row(store, index, row)
+        state.n_forgotten -= n_dropped if side == USERS else 0
+        state.cursor += 1
+    if state.cursor == store.sides[side].n_rows:
+        store.sides[side].end = state.stop
+        if side == USERS:
+            begin(store, SQUEEZE_ITEMS)
+        else:
+            state.phase = IDLE
+    return cost
+
+
+@inlined
+def squeeze_row(store: Store, index: Index, row: Row) -> int:
+    """Pack one row; return how many pairs were dropped."""
+    state = store.state[0]
+    to = state.stop
+    for at in range(row.start, row.start + row.length):
+        if index.ratings[at] != -state.mark:
+            index.others[to], index.ratings[to] = index.others[at], index.ratings[at]
+            if index.times.size:
+                index.times[to] = index.times[at]
+            to += 1
+    n_dropped = row.length - (to - state.stop)
+    row.start, row.length = state.stop, to - state.stop
+    state.stop = to
+    return n_dropped

@@ -1,0 +1,233 @@
+"""Writing to the rating store: events one after another, forgetting, and loading pairs in bulk."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factorstream.worker.kernels.compiled import bare, inlined, prefetch
+from factorstream.worker.kernels.store import (
+    ITEMS,
+    NEVER,
+    NOWHERE,
+    TOMBSTONE,
+    USERS,
+    Store,
+    append,
+    find,
+    hash_of,
+    is_held,
+    slot_of,
+    value_of,
+    write,
+)
+from factorstream.worker.kernels.store_merge import advance, freeze
+from factorstream.worker.kernels.store_read import read_row
+
+UNRATE = 1
+AT_ONCE = 512
+"""Events between two pieces of merging."""
+FAR, NEAR = 24, 12
+"""How many events ahead rows and slots are fetched into the cache, and then what these point to."""
+
+
+class Events(NamedTuple):
+    """Events in order, columns of one length; kind 0 rates, 1 unrates."""
+
+    kinds: NDArray[np.uint8]
+    user_rows: NDArray[np.int32]
+    item_rows: NDArray[np.int32]
+    ratings: NDArray[np.float32]
+    timestamps_ms: NDArray[np.int64]
+
+
+class History(NamedTuple):
+    """Histories of accepted events: those of the k-th are ``starts[k]:starts[k + 1]`` of the columns."""
+
+    starts: NDArray[np.int64]
+    others: NDArray[np.int32]
+    ratings: NDArray[np.float32]
+
+
+class Outcome(NamedTuple):
+    """One entry per accepted event."""
+
+    event_index: NDArray[np.int64]
+    ratings: NDArray[np.float32]
+    user_counts: NDArray[np.int32]
+    item_counts: NDArray[np.int32]
+    of_users: History
+    of_items: History
+
+
+@bare
+def accept(store: Store, events: Events, start: int, limit: int, fold_in: int, outcome: Outcome) -> tuple[int, int]:
+    """Apply events from *start* until their end or *limit* accepted; return where it stopped and how many were accepted."""
+    n = paid = 0
+    outcome.of_users.starts[0] = outcome.of_items.starts[0] = 0
+    j = start
+    while j < events.kinds.size and n < limit:
+        fetch_ahead(store, events, j)
+        user, item = events.user_rows[j], events.item_rows[j]
+        rating = (
+            TOMBSTONE if events.kinds[j] == UNRATE else events.ratings[j] + np.float32(0)
+        )  # -0 becomes 0: equal, so the same bits
+        if apply(store, user, item, rating, events.timestamps_ms[j]):
+            user_count, item_count = store.by_user.rows[user].count, store.by_item.rows[item].count
+            outcome.event_index[n], outcome.ratings[n] = j, rating
+            outcome.user_counts[n], outcome.item_counts[n] = user_count, item_count
+            add_history(store, USERS, user, user_count, fold_in, outcome.of_users, n)
+            add_history(store, ITEMS, item, item_count, fold_in, outcome.of_items, n)
+            n += 1
+            if n - paid == AT_ONCE:
+                advance(store, float(n - paid))
+                paid = n
+        j += 1
+    advance(store, float(n - paid))
+    return j, n
+
+
+@inlined
+def add_history(store: Store, side: int, row: int, count: int, fold_in: int, history: History, n: int) -> None:
+    """Add the history of the n-th accepted event's row: all that it holds, or nothing if that is more than *fold_in*."""
+    end = history.starts[n]
+    if 0 < count <= fold_in:
+        end = read_row(store, side, row, False, history.others, history.ratings, store.by_item.times, end)
+    history.starts[n + 1] = end
+
+
+@inlined
+def apply(store: Store, user: int, item: int, rating: np.float32, time_ms: int) -> bool:
+    """Let an event apply unless it is old news; return whether it did."""
+    if store.state[0].n_floors and time_ms <= max(store.by_user.floors[user], store.by_item.floors[item]):
+        return False
+    hashed = hash_of(user, item)
+    place, at = find(store, user, item, hashed)
+    change = 0 if np.isnan(rating) else 1
+    if place == NOWHERE:
+        make_room(store)
+        append(store, user, item, hashed, rating, time_ms)
+    else:
+        held, held_ms = value_of(store, place, at)
+        if not is_newer(time_ms, rating, held_ms, held):
+            return False
+        change -= 1 if is_held(held) else 0
+        store.state[0].n_forgotten -= 1 if np.isinf(held) else 0
+        write(store, user, item, place, at, rating, time_ms)
+    user_row, item_row = store.by_user.rows[user], store.by_item.rows[item]
+    user_row.newest_ms, item_row.newest_ms = max(user_row.newest_ms, time_ms), max(item_row.newest_ms, time_ms)
+    count(store, user, item, change)
+    return True
+
+
+@inlined
+def is_newer(time_ms: int, rating: np.float32, held_ms: int, held: np.float32) -> bool | np.bool:
+    """Whether (time, kind, rating) is greater than what is held; a NaN rating is an unrate, the greater kind."""
+    if time_ms != held_ms:
+        return time_ms > held_ms
+    return rating > held or (np.isnan(rating) and not np.isnan(held))
+
+
+@inlined
+def make_room(store: Store) -> None:
+    """See that the active pool can take a pair."""
+    pool = store.pools[store.state[0].active]
+    if pool.used == pool.capacity:
+        freeze(store)
+
+
+@inlined
+def count(store: Store, user: int, item: int, change: int) -> None:
+    """Change the number of ratings held by a pair's rows and in all."""
+    store.by_user.rows[user].count += change
+    store.by_item.rows[item].count += change
+    store.state[0].n_ratings += change
+
+
+@inlined
+def fetch_ahead(store: Store, events: Events, j: int) -> None:
+    """Ask for the memory that the next events will look at: a store that is larger than the cache waits for it otherwise."""
+    k = j + FAR
+    if k >= events.kinds.size:
+        return
+    user, item = events.user_rows[k], events.item_rows[k]
+    hashed = hash_of(user, item)
+    prefetch(store.by_user.rows, user)
+    prefetch(store.by_item.rows, item)
+    prefetch(store.slots, slot_of(hashed, store.pools[0]))
+    prefetch(store.slots, slot_of(hashed, store.pools[1]))
+    row = store.by_user.rows[events.user_rows[j + NEAR]]
+    prefetch(store.by_user.others, row.start + (row.length >> 1))
+
+
+@bare
+def forget_row(store: Store, side: int, row: int, time_ms: int, others: NDArray[np.int32], ratings: NDArray[np.float32]) -> int:
+    """Forget the pairs of *row* that are not later than *time_ms*, and accept none such again.
+
+    *others* becomes the other rows of the ratings that were held, ascending; returns their number.
+    """
+    floors, state = store.by_user.floors if side == USERS else store.by_item.floors, store.state[0]
+    if time_ms <= floors[row]:
+        return 0
+    floors[row] = time_ms
+    state.n_floors += 1
+    n_held = 0
+    for k in range(read_row(store, side, row, True, others, ratings, store.by_item.times, 0)):
+        other = others[k]
+        user, item = (row, other) if side == USERS else (other, row)
+        place, at = find(store, user, item, hash_of(user, item))
+        held, held_ms = value_of(store, place, at)
+        if held_ms <= time_ms:
+            write(store, user, item, place, at, np.float32(state.mark), NEVER)
+            state.n_forgotten += 1
+            if is_held(held):
+                count(store, user, item, -1)
+                others[n_held] = other
+                n_held += 1
+    return n_held
+
+
+@bare
+def load(
+    store: Store, users: NDArray[np.int32], items: NDArray[np.int32], ratings: NDArray[np.float32], times: NDArray[np.int64]
+) -> bool:
+    """Make pairs the main run of an empty store.
+
+    False, and a store of no use, if they are not ascending by (user, item) or name unknown rows.
+    """
+    n_users, n_items = store.sides[USERS].n_rows, store.sides[ITEMS].n_rows
+    for k in range(users.size):
+        user, item = users[k], items[k]
+        if not (0 <= user < n_users and 0 <= item < n_items):
+            return False
+        if k and (users[k - 1], items[k - 1]) >= (user, item):
+            return False
+        store.by_user.rows[user].length += 1
+        store.by_item.rows[item].length += 1
+    for side in (USERS, ITEMS):
+        index, end = store.by_user if side == USERS else store.by_item, 0
+        for row in range(store.sides[side].n_rows):
+            index.rows[row].start = end
+            end += index.rows[row].length
+            index.rows[row].length = 0
+        store.sides[side].end = end
+    for k in range(users.size):
+        place_pair(store, users[k], items[k], ratings[k], times[k])
+    return True
+
+
+@inlined
+def place_pair(store: Store, user: int, item: int, rating: np.float32, time_ms: int) -> None:
+    """Put a pair behind those that its rows in main have already."""
+    user_row, item_row = store.by_user.rows[user], store.by_item.rows[item]
+    at = user_row.start + user_row.length
+    store.by_user.others[at], store.by_user.ratings[at], store.by_user.times[at] = item, rating, time_ms
+    at = item_row.start + item_row.length
+    store.by_item.others[at], store.by_item.ratings[at] = user, rating
+    user_row.length += 1
+    item_row.length += 1
+    user_row.newest_ms, item_row.newest_ms = max(user_row.newest_ms, time_ms), max(item_row.newest_ms, time_ms)
+    if not np.isnan(rating):
+        count(store, user, item, 1)

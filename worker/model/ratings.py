@@ -1,0 +1,282 @@
+"""The ratings held: both directions, last write wins; compact in memory, readable at any moment in one canonical order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from factorstream.worker.kernels.api import F32, I32, I64, Histories
+from factorstream.worker.kernels.store import ITEMS, NEVER, USERS, new_store, open_pool
+from factorstream.worker.kernels.store_read import count_pairs, read_newest_of_all, read_pairs, read_rows, row_size
+from factorstream.worker.kernels.store_write import Events, History, Outcome, accept, forget_row, load
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Events that applied, in order, as columns of one length; what comes after an event does not show in its entry."""
+
+    stop: int
+    """The first event that was not looked at."""
+    event_index: I64
+    """Which of the events given."""
+    user_rows: I32
+    item_rows: I32
+    ratings: F32
+    """NaN: an unrate."""
+    timestamps_ms: I64
+    user_counts: I32
+    """Ratings that the event's user holds just after it."""
+    item_counts: I32
+    user_histories: Histories
+    """All ratings of the event's user just after it, if they are at most ``fold_in``; else an empty entry."""
+    item_histories: Histories
+
+    def __len__(self) -> int:
+        return len(self.event_index)
+
+
+class Entries(NamedTuple):
+    """All pairs, ascending by (user, item): the canonical content of a store."""
+
+    user_rows: I32
+    item_rows: I32
+    ratings: F32
+    """NaN: a tombstone."""
+    timestamps_ms: I64
+
+
+class Newest(NamedTuple):
+    """Items of several users, newest first: those of entry j are ``item_rows[starts[j]:starts[j + 1]]``."""
+
+    starts: I64
+    item_rows: I32
+
+
+class Ratings:
+    """All ratings held, with their times. Owned by one thread.
+
+    An event ``(timestamp_ms, kind, rating)`` applies iff it is greater than what its pair holds (unrate > rate) and later than
+    the floors of both rows. So the content depends on which events came, not on their order, and repeating some changes nothing.
+    """
+
+    def __init__(self, *, least_capacity: int = 1 << 16) -> None:
+        """Hold nothing. *least_capacity*: pairs gathered at least before they are merged into the main run."""
+        self._store = new_store(least_capacity)
+
+    @property
+    def n_ratings(self) -> int:
+        """Pairs held now, tombstones not counted."""
+        return int(self._store.state["n_ratings"][0])
+
+    @property
+    def n_users(self) -> int:
+        """Rows of users."""
+        return int(self._store.sides["n_rows"][USERS])
+
+    @property
+    def n_items(self) -> int:
+        """Rows of items."""
+        return int(self._store.sides["n_rows"][ITEMS])
+
+    @property
+    def user_counts(self) -> I32:
+        """Ratings held by each user, ``(n_users,)``; this and the following are live views, not to be written to."""
+        return self._store.by_user.rows["count"][: self.n_users]
+
+    @property
+    def item_counts(self) -> I32:
+        """Ratings held by each item."""
+        return self._store.by_item.rows["count"][: self.n_items]
+
+    @property
+    def user_newest_ms(self) -> I64:
+        """Time of the newest event accepted for each user; 0: none. Never decreases."""
+        return self._store.by_user.rows["newest_ms"][: self.n_users]
+
+    @property
+    def item_newest_ms(self) -> I64:
+        """Time of the newest event accepted for each item; 0: none."""
+        return self._store.by_item.rows["newest_ms"][: self.n_items]
+
+    @property
+    def user_floor_ms(self) -> I64:
+        """What is not later is not accepted for a user; the least int64 where nothing was forgotten."""
+        return self._store.by_user.floors[: self.n_users]
+
+    @property
+    def item_floor_ms(self) -> I64:
+        """What is not later is not accepted for an item."""
+        return self._store.by_item.floors[: self.n_items]
+
+    def grow(self, n_users: int, n_items: int) -> None:
+        """Have at least that many rows."""
+        for side, index, n in ((USERS, self._store.by_user, n_users), (ITEMS, self._store.by_item, n_items)):
+            n_now = int(self._store.sides["n_rows"][side])
+            if n > len(index.rows):
+                raise MemoryError(f"{n} rows do not fit: address space was reserved for {len(index.rows)}")
+            index.floors[n_now:n] = NEVER
+            self._store.sides["n_rows"][side] = max(n, n_now)
+
+    def accept(
+        self,
+        kinds: NDArray[np.uint8],
+        user_rows: I32,
+        item_rows: I32,
+        ratings: F32,
+        timestamps_ms: I64,
+        *,
+        start: int = 0,
+        limit: int = np.iinfo(np.int64).max,
+        fold_in: int = 0,
+    ) -> Accepted:
+        """Apply events in order, from *start* until *limit* of them were accepted or there are no more.
+
+        Args:
+            kinds: 0 rates, 1 unrates. The columns are of one length.
+            ratings: Finite; ignored where unrating. -0 is taken as 0.
+            fold_in: Rows that hold at most so many ratings after an event have their histories in the result.
+
+        Raises `IndexError` for a row that `grow` did not make.
+        """
+        events = Events(
+            _column(kinds, np.uint8),
+            _column(user_rows, np.int32),
+            _column(item_rows, np.int32),
+            _column(ratings, np.float32),
+            _column(timestamps_ms, np.int64),
+        )
+        _check_rows(events.user_rows[start:], self.n_users)
+        _check_rows(events.item_rows[start:], self.n_items)
+        n = max(0, min(len(events.kinds) - start, limit))
+        room = n * min(fold_in, max(self.n_users, self.n_items))
+        outcome = Outcome(
+            np.empty(n, np.int64),
+            np.empty(n, np.float32),
+            np.empty(n, np.int32),
+            np.empty(n, np.int32),
+            _history(n, room),
+            _history(n, room),
+        )
+        stop, n = accept(self._store, events, start, limit, fold_in, outcome)
+        chosen = outcome.event_index[:n]
+        return Accepted(
+            stop,
+            chosen,
+            events.user_rows[chosen],
+            events.item_rows[chosen],
+            outcome.ratings[:n],
+            events.timestamps_ms[chosen],
+            outcome.user_counts[:n],
+            outcome.item_counts[:n],
+            _histories(outcome.of_users, n),
+            _histories(outcome.of_items, n),
+        )
+
+    def forget_user(self, row: int, timestamp_ms: int) -> I32:
+        """Drop the user's pairs that are not later than *timestamp_ms*, and accept none such again.
+
+        Returns: The item rows whose ratings were dropped, ascending.
+        """
+        return self._forget(USERS, row, timestamp_ms)
+
+    def remove_item(self, row: int, timestamp_ms: int) -> I32:
+        """Drop the item's pairs that are not later than *timestamp_ms*, and accept none such again.
+
+        Returns: The user rows whose ratings were dropped, ascending.
+        """
+        return self._forget(ITEMS, row, timestamp_ms)
+
+    def histories_of_users(self, rows: I32) -> Histories:
+        """Return what each of the users *rows* holds, ascending by item row."""
+        return self._histories(USERS, rows, self.user_counts)
+
+    def histories_of_items(self, rows: I32) -> Histories:
+        """Return what each of the items *rows* holds, ascending by user row."""
+        return self._histories(ITEMS, rows, self.item_counts)
+
+    def newest_items(self, user_rows: I32, limit: int) -> Newest:
+        """Return the items whose ratings are the newest each user holds, at most *limit*; at equal times the larger row first."""
+        user_rows = _column(user_rows, np.int32)
+        _check_rows(user_rows, self.n_users)
+        room = int(np.minimum(self.user_counts[user_rows], limit).sum(dtype=np.int64))
+        newest = Newest(np.empty(len(user_rows) + 1, np.int64), np.empty(room, np.int32))
+        read_newest_of_all(self._store, user_rows, limit, newest.starts, newest.item_rows, np.empty(room, np.int64))
+        return newest
+
+    def entries(self, first_user: int = 0, stop_user: int | None = None) -> Entries:
+        """Return all pairs of the users from *first_user* to before *stop_user*, tombstones included; copies."""
+        stop = self.n_users if stop_user is None else min(stop_user, self.n_users)
+        n = count_pairs(self._store, first_user, stop)
+        entries = Entries(np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.float32), np.empty(n, np.int64))
+        n = read_pairs(self._store, first_user, stop, *entries)
+        return Entries(entries.user_rows[:n], entries.item_rows[:n], entries.ratings[:n], entries.timestamps_ms[:n])
+
+    @classmethod
+    def from_entries(
+        cls,
+        entries: Entries,
+        *,
+        user_floor_ms: I64,
+        item_floor_ms: I64,
+        user_newest_ms: I64 | None = None,
+        item_newest_ms: I64 | None = None,
+        least_capacity: int = 1 << 16,
+    ) -> Ratings:
+        """Return a store that holds *entries*, with as many rows as there are floors.
+
+        Newest times not given are those of the entries. Raises `ValueError` when the entries are not ascending by (user, item),
+        or name a row that has no floor.
+        """
+        ratings = cls(least_capacity=least_capacity)
+        ratings.grow(len(user_floor_ms), len(item_floor_ms))
+        users, items, values, times = entries
+        columns = (_column(users, np.int32), _column(items, np.int32), _column(values, np.float32), _column(times, np.int64))
+        if not load(ratings._store, *columns):
+            raise ValueError("entries of ratings are not ascending by (user, item), or name rows that do not exist")
+        open_pool(ratings._store, 0)
+        ratings.user_floor_ms[:], ratings.item_floor_ms[:] = user_floor_ms, item_floor_ms
+        ratings._store.state["n_floors"] = (ratings.user_floor_ms > NEVER).sum() + (ratings.item_floor_ms > NEVER).sum()
+        if user_newest_ms is not None:
+            ratings.user_newest_ms[:] = user_newest_ms
+        if item_newest_ms is not None:
+            ratings.item_newest_ms[:] = item_newest_ms
+        return ratings
+
+    def _forget(self, side: int, row: int, timestamp_ms: int) -> I32:
+        _check_rows(np.array([row]), (self.n_users, self.n_items)[side])
+        n = row_size(self._store, side, row)
+        others = np.empty(n, np.int32)
+        return others[: forget_row(self._store, side, row, timestamp_ms, others, np.empty(n, np.float32))]
+
+    def _histories(self, side: int, rows: I32, counts: I32) -> Histories:
+        rows = _column(rows, np.int32)
+        _check_rows(rows, len(counts))
+        starts = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(counts[rows], out=starts[1:])
+        histories = Histories(starts, np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32))
+        read_rows(self._store, side, rows, histories.others, histories.ratings)
+        return histories
+
+
+def _column(values: ArrayLike, kind: DTypeLike) -> NDArray[Any]:
+    """Return *values* as a contiguous writable array: loops are compiled for that alone. Copies only what is not."""
+    return np.require(values, kind, ("C_CONTIGUOUS", "WRITEABLE", "ALIGNED"))
+
+
+def _check_rows(rows: NDArray[np.integer], n_rows: int) -> None:
+    """Raise `IndexError` unless all *rows* are in ``0 .. n_rows - 1``."""
+    if len(rows) and not (rows.min() >= 0 and rows.max() < n_rows):
+        raise IndexError(f"row {rows.min()} or {rows.max()} is not one of {n_rows}: grow the store first")
+
+
+def _history(n: int, room: int) -> History:
+    return History(np.empty(n + 1, np.int64), np.empty(room, np.int32), np.empty(room, np.float32))
+
+
+def _histories(history: History, n: int) -> Histories:
+    """Return the histories of *n* events, without the room that was not needed."""
+    total = int(history.starts[n])
+    return Histories(history.starts[: n + 1], history.others[:total].copy(), history.ratings[:total].copy())
