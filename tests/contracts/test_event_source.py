@@ -179,6 +179,15 @@ def test_commits_are_seen_by_lag_tools_and_do_not_move_the_reader(make_log, open
     assert [o for _, o, _ in read(open_source(log), 4)] == [0, 1, 2, 3]
 
 
+def test_a_source_that_is_closed_at_once_has_committed(make_log, open_source):
+    log = make_log(2)
+    log.append_all(0, numbered(4))
+    source = open_source(log)
+    source.commit({0: 4})
+    source.close()
+    assert log.committed == {0: 4}
+
+
 def test_ranks_share_partitions_without_gap_or_overlap(make_log, open_source):
     log = make_log(5)
     for partition in range(5):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 import structlog
@@ -33,6 +34,7 @@ log = structlog.get_logger()
 LOOK_EVERY_S = 3.0
 """How often a broker is asked about the topic: new partitions, a topic made anew, and whether a broker answers at all."""
 RETRY_S = 0.2
+LAST_COMMIT_MS = 3000
 MIB = 1 << 20
 
 
@@ -90,7 +92,8 @@ class KafkaSource:
         self._look_every_s = min(LOOK_EVERY_S, timeout_s / 4)
         self._consumer: Any = None
         self._committer: Any = None
-        self._commit_failing = False
+        self._uncommitted: dict[TopicPartition, OffsetAndMetadata] = {}
+        self._n_failed_commits = 0
         self._identity = SourceIdentity("", topic, "")
         self._heard = Heard(0.0, "", frozenset())
         self._silent_since_s: float | None = None
@@ -276,23 +279,37 @@ class KafkaSource:
         if self._committer is None or not offsets:
             return
         marked = {TopicPartition(self._topic, p): OffsetAndMetadata(offset, "", -1) for p, offset in offsets.items()}
+        self._uncommitted = marked
         future = self._committer.commit_async(marked)
         future.add_errback(self._commit_failed)
-        future.add_callback(self._commit_succeeded)
+        future.add_callback(partial(self._commit_succeeded, marked))
 
     def _commit_failed(self, error: Exception) -> None:
-        if not self._commit_failing:
+        self._n_failed_commits += 1
+        if self._n_failed_commits == 2:  # a group's first commit fails while its coordinator is being found
             log.warning("cannot commit offsets; only lag tools miss them", group_id=self._group_id, error=str(error))
-        self._commit_failing = True
 
-    def _commit_succeeded(self, _: object) -> None:
-        self._commit_failing = False
+    def _commit_succeeded(self, marked: object, _: object) -> None:
+        self._n_failed_commits = 0
+        if self._uncommitted is marked:
+            self._uncommitted = {}
 
     def close(self) -> None:
+        self._commit_the_last()
         for client in (self._consumer, self._committer):
             if client is not None:
                 client.close(timeout_ms=1000)
         self._consumer = self._committer = None
+
+    def _commit_the_last(self) -> None:
+        """Wait a while for the newest commit: a client that is closed cancels it."""
+        marked, self._uncommitted = self._uncommitted, {}
+        if self._committer is None or not marked:
+            return
+        try:
+            self._committer.commit(marked, timeout_ms=LAST_COMMIT_MS)
+        except KafkaError as error:
+            self._commit_failed(error)
 
 
 def columns(partition: int, records: Sequence[Record]) -> Records:
