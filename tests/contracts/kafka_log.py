@@ -5,6 +5,7 @@ import uuid
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, NewPartitions, NewTopic
+from kafka.errors import CoordinatorNotAvailableError, NotCoordinatorError
 
 from factorstream.worker.adapters.kafka_source import KafkaSource
 
@@ -60,8 +61,11 @@ class KafkaLog:
 
     @property
     def committed(self):
-        """What lag tools see: offsets of this log's group."""
-        found = self.admin.list_group_offsets([self.group_id])[self.group_id]
+        """What lag tools see: offsets of this log's group; nothing while a new broker makes their topic."""
+        try:
+            found = self.admin.list_group_offsets([self.group_id])[self.group_id]
+        except (CoordinatorNotAvailableError, NotCoordinatorError):
+            return {}
         return {tp.partition: at.offset for tp, at in found.items()}
 
     def limit(self, topic, max_message_bytes):
