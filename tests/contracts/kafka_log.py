@@ -5,7 +5,7 @@ import uuid
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, NewPartitions, NewTopic
-from kafka.errors import CoordinatorNotAvailableError, NotCoordinatorError
+from kafka.errors import RetriableError
 
 from factorstream.worker.adapters.kafka_source import KafkaSource
 
@@ -64,7 +64,7 @@ class KafkaLog:
         """What lag tools see: offsets of this log's group; nothing while a new broker makes their topic."""
         try:
             found = self.admin.list_group_offsets([self.group_id])[self.group_id]
-        except (CoordinatorNotAvailableError, NotCoordinatorError):
+        except RetriableError:
             return {}
         return {tp.partition: at.offset for tp, at in found.items()}
 
