@@ -1,0 +1,40 @@
+"""The compute kernels: three functions over plain arrays (`api.Kernels`), in several implementations.
+
+Nothing is compiled or loaded until it is asked for: numba alone takes half a second to import.
+"""
+
+from __future__ import annotations
+
+from factorstream.worker.kernels import gpu
+from factorstream.worker.kernels.api import Kernels
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+class DeviceMissing(LookupError):
+    """This machine or this version has no such device."""
+
+
+def select(device: str) -> Kernels:
+    """Return the kernels for *device*, one of `DEVICES`: ``auto`` takes the fastest there is.
+
+    Raises `DeviceMissing`, with a message for the user.
+    """
+    if device not in DEVICES:
+        raise DeviceMissing(f"model.device is {device!r}; choose one of {', '.join(DEVICES)}")
+    if device == "cuda":
+        raise DeviceMissing(f"model.device is 'cuda', but {gpu.missing()}; choose 'auto' or 'cpu'")
+    return _cpu()
+
+
+def available_kernels() -> list[Kernels]:
+    """Return every set of kernels that runs on this machine, the reference first."""
+    from factorstream.worker.kernels import reference
+
+    return [reference, _cpu()]
+
+
+def _cpu() -> Kernels:
+    from factorstream.worker.kernels import cpu
+
+    return cpu

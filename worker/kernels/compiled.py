@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
+import numpy as np
 from llvmlite import ir
 from numba import njit
 from numba.core import cgutils, types
 from numba.extending import intrinsic
+
+Int: TypeAlias = int | np.integer[Any]
+"""A row, a position or a count in compiled code."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 untyped_njit: Any = njit

@@ -1,0 +1,159 @@
+"""The kernels compiled for this machine's processor by numba; see `api.Kernels` for what they do."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factorstream.worker.kernels import cpu_als, cpu_sgd, cpu_start, reference
+from factorstream.worker.kernels.api import F32, F64, I32, Batch, Histories, Penalty, Rates, Side
+from factorstream.worker.kernels.careful import solve_carefully
+from factorstream.worker.kernels.compiled import Int
+from factorstream.worker.kernels.cpu_fold import scratch
+
+name = "cpu"
+
+threads = os.cpu_count() or 1
+"""How many `als` uses; their number changes no bit."""
+
+WORTH_A_THREAD = 1_000_000
+"""Ratings times factors that take a thread about a tenth of a millisecond: less is not worth waking one."""
+
+
+def sgd(users: Side, items: Side, batch: Batch, *, intercept: float, penalty: Penalty, rates: Rates) -> F32:
+    """Learn from *batch*, one event after another (`api.Kernels.sgd`)."""
+    flat_users, flat_items, batch = _side(users), _side(items), _batch(batch)
+    errors = np.empty(len(batch.ratings), np.float32)
+    room = scratch(max(_longest(batch.user_histories), _longest(batch.item_histories)), users.factors.shape[1])
+    weights = Penalty(_scalar(penalty.user), _scalar(penalty.item), _scalar(penalty.bias), bool(penalty.weighted))
+    steps, center = Rates(*map(_scalar, rates)), _scalar(intercept)
+    done = cpu_sgd.learn(flat_users, flat_items, batch, 0, center, weights, steps, room, errors)
+    while done < len(errors):
+        event = _event(batch, done)
+        errors[done] = reference.sgd(users, items, event, intercept=intercept, penalty=penalty, rates=rates)[0]
+        done = cpu_sgd.learn(flat_users, flat_items, batch, done + 1, center, weights, steps, room, errors)
+    return errors
+
+
+def als(
+    own: Side,
+    other: Side,
+    rows: I32,
+    histories: Histories,
+    *,
+    intercept: float,
+    penalty: float,
+    bias_penalty: float,
+    weighted: bool,
+) -> F64:
+    """Solve each of *rows* exactly (`api.Kernels.als`)."""
+    flat_own, flat_other, rows, histories = _side(own), _side(other), _int32(rows), _histories(histories)
+    rank, counts = own.factors.shape[1], np.diff(histories.starts)
+    gains, careful = np.zeros(len(rows)), np.full(len(rows), penalty <= 0)
+    groups, taken = cpu_als.groups(counts, rank), np.zeros(1, np.int64)
+    numbers = _scalar(intercept), _scalar(penalty), _scalar(bias_penalty), bool(weighted)
+
+    def work() -> None:
+        room = cpu_als.room(rank)
+        cpu_als.solve_groups(flat_own, flat_other, rows, histories, groups, taken, numbers, room, gains, careful)
+
+    if penalty > 0:
+        _in_threads(work, int(counts.sum()) * rank)
+    for j in np.flatnonzero(careful):
+        weight = counts[j] if weighted else 1
+        ratings = _entry(histories, j)
+        gains[j] = solve_carefully(own, other, rows[j], ratings, intercept, weight * penalty, weight * bias_penalty)
+    return gains
+
+
+def initialize(side: Side, first: int, stop: int, *, seed: int, stream: int, deviation: float) -> None:
+    """Fill new rows (`api.Kernels.initialize`)."""
+    rank, bits = side.factors.shape[1], 2**64
+    cpu_start.fill(_side(side).factors, rank, first, stop, np.uint64(seed % bits), np.uint64(stream % bits), float(deviation))
+    side.biases[first:stop] = 0
+
+
+def _in_threads(work: Callable[[], None], size: int) -> None:
+    """Run *work* in as many threads as *size*, in ratings times factors, is worth; it shares itself out."""
+    waiting = [_pool().submit(work) for _ in range(min(threads, 1 + size // WORTH_A_THREAD) - 1)]
+    work()
+    for other in waiting:
+        other.result()
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="als")
+
+
+def _scalar(number: float) -> Any:
+    """Return *number* as float32: what numba sees decides which code it compiles."""
+    return np.float32(number)
+
+
+def _side(side: Side) -> Side:
+    """Return *side* with its factors flat, if it can be changed in place: a copy would take the changes with it."""
+    for table, dimensions in ((side.factors, 2), (side.biases, 1)):
+        if table.dtype != np.float32 or table.ndim != dimensions or not table.flags.carray:
+            raise TypeError(
+                f"a writable C-contiguous float32 table of {dimensions} dimensions was expected, not {table.dtype} {table.shape}"
+            )
+    return Side(side.factors.reshape(-1), side.biases)
+
+
+def _batch(batch: Batch) -> Batch:
+    return Batch(
+        user_rows=_int32(batch.user_rows),
+        item_rows=_int32(batch.item_rows),
+        ratings=_float32(batch.ratings),
+        user_counts=_int32(batch.user_counts),
+        item_counts=_int32(batch.item_counts),
+        user_histories=_histories(batch.user_histories),
+        item_histories=_histories(batch.item_histories),
+    )
+
+
+def _histories(histories: Histories) -> Histories:
+    return Histories(_column(histories.starts, np.int64), _int32(histories.others), _float32(histories.ratings))
+
+
+def _int32(column: NDArray[Any]) -> I32:
+    return _column(column, np.int32)
+
+
+def _float32(column: NDArray[Any]) -> F32:
+    return _column(column, np.float32)
+
+
+def _column(column: NDArray[Any], dtype: Any) -> Any:
+    """Return *column* in the one layout that is compiled for; no copy if it has it."""
+    return np.require(column, dtype, ["C", "A", "W"])
+
+
+def _event(batch: Batch, j: Int) -> Batch:
+    """Return event *j* as a batch of its own."""
+    one = slice(j, j + 1)
+    return Batch(
+        user_rows=batch.user_rows[one],
+        item_rows=batch.item_rows[one],
+        ratings=batch.ratings[one],
+        user_counts=batch.user_counts[one],
+        item_counts=batch.item_counts[one],
+        user_histories=_entry(batch.user_histories, j),
+        item_histories=_entry(batch.item_histories, j),
+    )
+
+
+def _entry(histories: Histories, j: Int) -> Histories:
+    begin, end = histories.starts[j : j + 2]
+    return Histories(np.array([0, end - begin]), histories.others[begin:end], histories.ratings[begin:end])
+
+
+def _longest(histories: Histories) -> int:
+    return int(np.diff(histories.starts).max()) if len(histories.others) else 0

@@ -1,0 +1,399 @@
+"""Alternating least squares, compiled: exact rows, `LANES` systems of equations at a time, one a lane.
+
+A group of rows is solved together. Each row's Gram matrix is summed in tiles that stay in registers, all are turned so that
+element (r, c) of every system is one vector, and one Cholesky factorization then serves them all. A lane never sees its
+neighbours, so a row's bits depend neither on its group nor on the thread.
+
+- Rows with at least K ratings are *tall*: ``A Δu + g Δb = h``, ``g·Δu + (n + μ) Δb = ρ`` with ``A = Σ v vᵀ + λ I``, ``g = Σ v``,
+  and h, ρ the residuals of the row as it is. Solving for the change makes a sweep refine what the last one left.
+- The others are *short*: ``(V Vᵀ + λ I) α = x − … − b``, ``u = Vᵀ α``, n × n.
+
+Both are one symmetric system with two right-hand sides, and the bias is their Schur complement.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factorstream.worker.kernels.compiled import Int, bare, inlined
+from factorstream.worker.kernels.cpu_fold import WEAK, padded
+from factorstream.worker.kernels.simd import (
+    BLOCK,
+    LANES,
+    add_border,
+    add_scaled,
+    add_tile,
+    copy_padded,
+    dot,
+    factor_block,
+    factor_border,
+    factor_diagonal,
+    substitute_up,
+    take_number,
+    transpose_tile,
+)
+
+PANEL = 8192
+"""Floats of gathered rows worked on at once: 32 KB stay in the first-level cache while every tile reads them."""
+
+CANCELLED = np.float32(64)
+"""A change so many times larger than the row it leads to has cost float32 too many digits."""
+
+ONE = np.float32(1)
+
+PENALTY, BIAS_PENALTY, RESIDUAL, HH, HG, GG, WEAKNESS, BIAS = range(8)
+"""Rows of `Room.totals`: a lane's λ, μ and ρ; h·A⁻¹h, h·A⁻¹g, g·A⁻¹g; what its weakest pivot lost; its (change of) bias."""
+
+
+class Room(NamedTuple):
+    """What one thread works on; flat."""
+
+    gathered: NDArray[np.float32]
+    """``(panel, padded(K))``: rows of the other side."""
+    turned: NDArray[np.float32]
+    """``(padded(K), padded(K))``: the same, transposed."""
+    residuals: NDArray[np.float32]
+    """``(panel,)``."""
+    systems: NDArray[np.float32]
+    """``(LANES, padded(K) + 2, padded(K))``: each row's matrix, and its two right-hand sides below."""
+    lanes: NDArray[np.float32]
+    """The same, one system a lane (`simd.Lanes`)."""
+    diagonal: NDArray[np.float32]
+    """``(K, LANES)``, as it was before it was factored."""
+    solution: NDArray[np.float32]
+    """``(K, LANES)``."""
+    old: NDArray[np.float32]
+    """``(LANES, padded(K) + 1)``: rows as they were, each with its bias behind it."""
+    new: NDArray[np.float32]
+    """``(padded(K) + 1,)``."""
+    totals: NDArray[np.float32]
+    """``(8, LANES)``."""
+
+
+def room(rank: int) -> Room:
+    """Make room for one thread."""
+    vector, height = -(-rank // LANES) * LANES, -(-rank // BLOCK) * BLOCK
+    panel = max(vector, PANEL // vector)
+    triangle = (height + 2) * (height + 3) // 2
+    systems = LANES * (vector + 2) * vector
+    column = height * LANES
+    sizes = (
+        panel * vector,
+        vector**2,
+        panel,
+        systems,
+        (triangle + LANES) * LANES,
+        column,
+        column,
+        LANES * (vector + 1),
+        vector + 1,
+        8 * LANES,
+    )
+    return Room(*(np.zeros(size, np.float32) for size in sizes))
+
+
+def groups(counts: NDArray[np.int64], rank: int) -> NDArray[np.int32]:
+    """Return ``(n, LANES)`` entries to solve together, −1 where a lane is empty.
+
+    Long rows are dealt out, one to a group, since a group is one thread's work; short ones are put together by length.
+    """
+    tall, short = np.flatnonzero(counts >= rank), np.flatnonzero(counts < rank)
+    tall = tall[np.argsort(-counts[tall], kind="stable")]
+    short = short[np.argsort(-counts[short], kind="stable")]
+    return np.ascontiguousarray(np.concatenate([_filled(tall).reshape(LANES, -1).T, _filled(short).reshape(-1, LANES)]))
+
+
+def _filled(entries: NDArray[np.int64]) -> NDArray[np.int32]:
+    return np.append(entries, np.full(-len(entries) % LANES, -1)).astype(np.int32)
+
+
+@bare
+def solve_groups(
+    own: Any, other: Any, rows: Any, histories: Any, groups: Any, counter: Any, numbers: Any, room: Any, gains: Any, careful: Any
+) -> None:
+    """Solve one group after another, each the next that no thread has taken, until none is left; *own* and *other* are flat.
+
+    *numbers* are the intercept, λ, μ and whether they are weighted. Fills *gains*, and *careful* where a row needs more than
+    float32 and stays as it is.
+    """
+    while True:
+        number = take_number(counter)
+        if number >= groups.shape[0]:
+            return
+        solve_group(own, other, rows, histories, groups[number], numbers, room, gains, careful)
+
+
+@inlined
+def solve_group(
+    own: Any, other: Any, rows: Any, histories: Any, group: Any, numbers: Any, room: Any, gains: Any, careful: Any
+) -> None:
+    """Solve the rows of one group, as many as it has."""
+    intercept, penalty, bias_penalty, weighted = numbers
+    rank = own.factors.shape[0] // own.biases.shape[0]
+    size = 1
+    for lane in range(LANES):
+        if group[lane] >= 0:
+            size = max(size, min(length(histories, group[lane]), rank))
+    height = (size + BLOCK - 1) // BLOCK * BLOCK
+    for lane in range(LANES):
+        entry = group[lane]
+        n = length(histories, entry) if entry >= 0 else 0
+        weight = np.float32(n) if weighted else ONE
+        room.totals[PENALTY * LANES + lane] = weight * penalty
+        room.totals[BIAS_PENALTY * LANES + lane] = weight * bias_penalty
+        clear(room.systems, lane, padded(rank), height)
+        if entry >= 0:
+            load_old(own, np.int64(rows[entry]), rank, room, lane)
+        if n >= rank:
+            sum_by_factors(other, rank, histories, entry, intercept, room, lane)
+        elif n > 0:
+            sum_by_ratings(other, rank, histories, entry, intercept, room, lane)
+    turn(room, padded(rank), height)
+    for lane in range(LANES):
+        n = length(histories, group[lane]) if group[lane] >= 0 else 0
+        add_penalty(room, lane, min(n, rank), height)
+    factor(room.lanes, height)
+    eliminate_bias(room, histories, group, rank, height)
+    for p in range(height - 1, -1, -1):
+        substitute_up(room.lanes, p, room.solution)
+    for lane in range(LANES):
+        if group[lane] >= 0:
+            finish(own, other, rank, np.int64(rows[group[lane]]), histories, group[lane], room, lane, gains, careful)
+
+
+@inlined
+def length(histories: Any, entry: Int) -> int:
+    """Return how many ratings an entry holds."""
+    return histories.starts[entry + 1] - histories.starts[entry]
+
+
+@inlined
+def clear(systems: Any, lane: int, vector: int, height: int) -> None:
+    """Zero the part of a lane's system that is used."""
+    first = lane * (vector + 2) * vector
+    for at in range(first, first + padded(height) * vector):
+        systems[at] = 0
+    for at in range(first + vector * vector, first + (vector + 2) * vector):
+        systems[at] = 0
+
+
+@inlined
+def load_old(own: Any, row: Int, rank: int, room: Any, lane: int) -> None:
+    """Keep a row as it is; all zeros when it is not finite."""
+    vector = padded(rank)
+    at = lane * (vector + 1)
+    copy_padded(own.factors, row * rank, rank, room.old, at)
+    room.old[at + vector] = own.biases[row]
+    if not finite(room.old, at, vector + 1):
+        for k in range(at, at + vector + 1):
+            room.old[k] = 0
+
+
+@inlined
+def finite(x: Any, at: Int, n: int) -> bool:
+    """Whether ``x[at:at + n]`` is finite."""
+    check = np.float32(0)
+    for k in range(at, at + n):
+        check += x[k] * np.float32(0)
+    return not math.isnan(check)
+
+
+@inlined
+def sum_by_factors(other: Any, rank: int, histories: Any, entry: Int, intercept: Any, room: Any, lane: int) -> None:
+    """Sum a tall row's system: ``Σ v vᵀ``, and below it h and g; ρ into the totals."""
+    vector = padded(rank)
+    panel, system, old = len(room.residuals), lane * (vector + 2) * vector, lane * (vector + 1)
+    border = system + vector * vector
+    bias, total = room.old[old + vector], 0.0
+    begin, end = histories.starts[entry], histories.starts[entry + 1]
+    while begin < end:
+        n = min(panel, end - begin)
+        for t in range(n):
+            row = np.int64(histories.others[begin + t])
+            copy_padded(other.factors, row * rank, rank, room.gathered, t * vector)
+            score = intercept + other.biases[row] + bias + dot(room.gathered, t * vector, room.old, old, vector)
+            room.residuals[t] = histories.ratings[begin + t] - score
+            total += room.residuals[t]
+        for i in range(0, vector, LANES):
+            for j in range(0, i + 1, LANES):
+                add_tile(room.gathered, n, vector, i, j, room.systems, system)
+            add_border(room.gathered, room.residuals, n, vector, i, room.systems, border)
+        begin += n
+    add_scaled(room.systems, border, -room.totals[PENALTY * LANES + lane], room.old, old, vector)
+    room.totals[RESIDUAL * LANES + lane] = total - room.totals[BIAS_PENALTY * LANES + lane] * bias
+
+
+@inlined
+def sum_by_ratings(other: Any, rank: int, histories: Any, entry: Int, intercept: Any, room: Any, lane: int) -> None:
+    """Sum a short row's system: ``V Vᵀ``, and below it the targets and ones."""
+    vector, n = padded(rank), length(histories, entry)
+    system, begin = lane * (vector + 2) * vector, histories.starts[entry]
+    border = system + vector * vector
+    for t in range(n):
+        row = np.int64(histories.others[begin + t])
+        copy_padded(other.factors, row * rank, rank, room.gathered, t * vector)
+        room.systems[border + t] = histories.ratings[begin + t] - intercept - other.biases[row]
+        room.systems[border + vector + t] = 1
+    for at in range(n * vector, padded(n) * vector):
+        room.gathered[at] = 0
+    for t in range(0, n, LANES):
+        for k in range(0, vector, LANES):
+            transpose_tile(room.gathered, t * vector + k, vector, room.turned, k * vector + t, vector)
+    for i in range(0, n, LANES):
+        for j in range(0, i + 1, LANES):
+            add_tile(room.turned, rank, vector, i, j, room.systems, system)
+
+
+@inlined
+def turn(room: Any, vector: int, height: int) -> None:
+    """Turn the systems so that element (r, c) of all is one vector.
+
+    The last tile of a row spills into the next row, which comes after.
+    """
+    system = (vector + 2) * vector
+    for r in range(height + 2):
+        source = r if r < height else vector + r - height
+        target = r * (r + 1) // 2
+        for c in range(0, min(r + 1, height), LANES):
+            transpose_tile(room.systems, source * vector + c, system, room.lanes, (target + c) * LANES, LANES)
+
+
+@inlined
+def add_penalty(room: Any, lane: int, size: int, height: int) -> None:
+    """Add λ to a lane's diagonal, and make what is not its own the identity."""
+    weight = room.totals[PENALTY * LANES + lane]
+    for k in range(height):
+        at = k * LANES + lane
+        place = k * (k + 3) // 2 * LANES + lane
+        room.lanes[place] += weight if k < size else ONE
+        room.diagonal[at] = room.lanes[place]
+
+
+@inlined
+def factor(lanes: Any, height: int) -> None:
+    """Factor every lane's matrix, and carry the two right-hand sides below it along."""
+    for i in range(0, height, BLOCK):
+        for j in range(0, i, BLOCK):
+            factor_block(lanes, i, j)
+        factor_diagonal(lanes, i)
+    for j in range(0, height, BLOCK):
+        factor_border(lanes, height, j)
+
+
+@inlined
+def eliminate_bias(room: Any, histories: Any, group: Any, rank: int, height: int) -> None:
+    """Find each lane's bias, and leave in ``solution`` what the factors have to solve for."""
+    lanes, totals = room.lanes, room.totals
+    left = height * (height + 1) // 2 * LANES
+    right = left + (height + 1) * LANES
+    for at in range(HH * LANES, BIAS * LANES):
+        totals[at] = 0
+    for k in range(height):
+        for lane in range(LANES):
+            h, g = lanes[left + k * LANES + lane], lanes[right + k * LANES + lane]
+            inverse = lanes[k * (k + 3) // 2 * LANES + lane]
+            totals[HH * LANES + lane] += h * h
+            totals[HG * LANES + lane] += h * g
+            totals[GG * LANES + lane] += g * g
+            lost = inverse * inverse * room.diagonal[k * LANES + lane]
+            # a pivot below zero has a root that is NaN, which must stay
+            totals[WEAKNESS * LANES + lane] = totals[WEAKNESS * LANES + lane] if lost <= totals[WEAKNESS * LANES + lane] else lost
+    for lane in range(LANES):
+        n = length(histories, group[lane]) if group[lane] >= 0 else 0
+        totals[BIAS * LANES + lane] = bias_of(totals, lane, n, n >= rank)
+    for k in range(height):
+        for lane in range(LANES):
+            at = k * LANES + lane
+            room.solution[at] = lanes[left + at] - totals[BIAS * LANES + lane] * lanes[right + at]
+
+
+@inlined
+def bias_of(totals: Any, lane: int, n: int, tall: bool) -> Any:
+    """Return a tall row's change of bias, or a short row's bias."""
+    penalty, bias_penalty = totals[PENALTY * LANES + lane], totals[BIAS_PENALTY * LANES + lane]
+    hg, gg = totals[HG * LANES + lane], totals[GG * LANES + lane]
+    if tall:
+        return (totals[RESIDUAL * LANES + lane] - hg) / border_pivot(totals, lane, n)
+    return penalty * hg / (penalty * gg + bias_penalty)
+
+
+@inlined
+def border_pivot(totals: Any, lane: int, n: int) -> Any:
+    """Return the Schur complement of a tall row's bias."""
+    return np.float32(n) + totals[BIAS_PENALTY * LANES + lane] - totals[GG * LANES + lane]
+
+
+@inlined
+def finish(
+    own: Any, other: Any, rank: int, row: Int, histories: Any, entry: Int, room: Any, lane: int, gains: Any, careful: Any
+) -> None:
+    """Write a lane's row and by how much it lowered the objective, or mark it."""
+    vector, n = padded(rank), length(histories, entry)
+    new = room.new
+    for k in range(vector + 1):
+        new[k] = 0
+    good = True
+    if n >= rank:
+        good = add_change(room, lane, rank, n)
+    elif n > 0:
+        good = add_ratings(other, rank, histories, entry, room, lane)
+    if not (good and finite(new, 0, vector + 1)):
+        careful[entry] = True
+        return
+    if not (finite(own.factors, row * rank, rank) and math.isfinite(own.biases[row])):
+        gains[entry] = np.inf
+    elif n >= rank:
+        rest = room.totals[RESIDUAL * LANES + lane] - room.totals[HG * LANES + lane]
+        gains[entry] = 0.5 * (room.totals[HH * LANES + lane] + rest * rest / border_pivot(room.totals, lane, n))
+    else:
+        gains[entry] = gain_of(other, rank, histories, entry, room, lane)
+    for k in range(rank):
+        own.factors[row * rank + k] = new[k]
+    own.biases[row] = new[vector]
+
+
+@inlined
+def add_change(room: Any, lane: int, rank: int, n: int) -> bool:
+    """Make a tall row's new values; return whether float32 was good enough."""
+    vector, old, new = padded(rank), lane * (padded(rank) + 1), room.new
+    change = room.totals[BIAS * LANES + lane]
+    new[vector] = room.old[old + vector] + change
+    largest_change, largest = abs(change), abs(new[vector])
+    for k in range(rank):
+        change = room.solution[k * LANES + lane]
+        new[k] = room.old[old + k] + change
+        largest_change, largest = max(largest_change, abs(change)), max(largest, abs(new[k]))
+    strong = room.totals[WEAKNESS * LANES + lane] <= ONE / WEAK and border_pivot(room.totals, lane, n) > WEAK * np.float32(n)
+    return strong and largest_change <= CANCELLED * largest
+
+
+@inlined
+def add_ratings(other: Any, rank: int, histories: Any, entry: Int, room: Any, lane: int) -> bool:
+    """Make a short row's new values ``Vᵀ α``; return whether float32 was good enough."""
+    begin = histories.starts[entry]
+    for t in range(length(histories, entry)):
+        row = np.int64(histories.others[begin + t])
+        add_scaled(room.new, 0, room.solution[t * LANES + lane], other.factors, row * rank, rank)
+    room.new[padded(rank)] = room.totals[BIAS * LANES + lane]
+    return room.totals[WEAKNESS * LANES + lane] <= ONE / WEAK
+
+
+@inlined
+def gain_of(other: Any, rank: int, histories: Any, entry: Int, room: Any, lane: int) -> float:
+    """Return ``½ ΔᵀA Δ`` of a short row, rating by rating; what it was becomes Δ."""
+    vector, begin = padded(rank), histories.starts[entry]
+    change = lane * (vector + 1)
+    for k in range(vector + 1):
+        room.old[change + k] = room.new[k] - room.old[change + k]
+    moved = room.old[change + vector]
+    factors = dot(room.old, change, room.old, change, vector)
+    total = room.totals[PENALTY * LANES + lane] * factors + room.totals[BIAS_PENALTY * LANES + lane] * moved * moved
+    for t in range(length(histories, entry)):
+        row = np.int64(histories.others[begin + t])
+        difference = moved + dot(other.factors, row * rank, room.old, change, rank)
+        total += difference * difference
+    return 0.5 * total

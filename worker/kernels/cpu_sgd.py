@@ -1,0 +1,207 @@
+"""Stochastic gradient descent, compiled: one rating after another, the rows of the next ones on their way from memory."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from factorstream.worker.kernels.compiled import Int, bare, inlined
+from factorstream.worker.kernels.cpu_fold import copy_row, fold_in, padded
+from factorstream.worker.kernels.simd import all_below_two, ask_to_write, can_step, dot, step_pair
+
+AHEAD = 8
+"""Ratings between asking for rows and using them: 4 to 16 are equally fast at K = 64."""
+
+HUGE = np.float32(1e30)
+"""Below it, steps of factors below 2 stay finite."""
+
+ONE, NAN = np.float32(1), np.float32(np.nan)
+
+
+class Step(NamedTuple):
+    """A row's move, from both rows' old values: ``u ← keep u + step v``, ``b ← bias_keep b + bias_step``."""
+
+    keep: Any
+    step: Any
+    bias_keep: Any
+    bias_step: Any
+
+
+@bare
+def learn(
+    users: Any, items: Any, batch: Any, first: int, intercept: Any, penalty: Any, rates: Any, room: Any, errors: Any
+) -> int:
+    """Learn from *batch* in order, from event *first* on, as `Kernels.sgd` says, and fill *errors*.
+
+    Returns the event it stopped before, since its fold-in needs more than float32, or the length of the batch.
+    *users* and *items* are flat; *room* is scratch for the longest history.
+    """
+    n = len(batch.ratings)
+    while first < n:
+        stop = next_history(batch, first, n)
+        if stop > first:
+            step_all(
+                users.factors, users.biases, items.factors, items.biases, batch, first, stop, intercept, penalty, rates, errors
+            )
+        if stop == n or not fold(
+            users.factors, users.biases, items.factors, items.biases, batch, stop, intercept, penalty, rates, room, errors
+        ):
+            return stop
+        first = stop + 1
+    return n
+
+
+@inlined
+def next_history(batch: Any, first: int, n: int) -> int:
+    """Return the next event from *first* on that folds a row in, or *n*."""
+    while first < n and not has_history(batch.user_histories, first) and not has_history(batch.item_histories, first):
+        first += 1
+    return first
+
+
+@inlined
+def has_history(histories: Any, j: Int) -> bool:
+    """Whether event *j* folds its row in."""
+    return histories.starts[np.uint64(j + 1)] > histories.starts[np.uint64(j)]
+
+
+@bare
+def step_all(
+    p: Any, b: Any, q: Any, c: Any, batch: Any, first: int, stop: int, intercept: Any, penalty: Any, rates: Any, errors: Any
+) -> None:
+    """Step both rows of each event from *first* to *stop*, none of which folds a row in."""
+    rank, n = p.shape[0] // b.shape[0], len(batch.ratings)
+    for t in range(first, stop):
+        if t + AHEAD < n:
+            ask(p, b, batch.user_rows[np.uint64(t + AHEAD)], rank)
+            ask(q, c, batch.item_rows[np.uint64(t + AHEAD)], rank)
+        j = np.uint64(t)
+        user, item = np.uint64(batch.user_rows[j]), np.uint64(batch.item_rows[j])
+        p_at, q_at = np.int64(user) * rank, np.int64(item) * rank
+        bias, item_bias = b[user], c[item]
+        error = batch.ratings[j] - (intercept + bias + item_bias + dot(p, p_at, q, q_at, rank))
+        up = step_of(error, batch.user_counts[j], penalty.user, penalty.bias, penalty.weighted, rates)
+        down = step_of(error, batch.item_counts[j], penalty.item, penalty.bias, penalty.weighted, rates)
+        new_bias, new_item_bias = up.bias_keep * bias + up.bias_step, down.bias_keep * item_bias + down.bias_step
+        size = abs(up.keep) + abs(up.step) + abs(down.keep) + abs(down.step) + abs(new_bias) + abs(new_item_bias)
+        if size < HUGE and all_below_two(p, p_at, q, q_at, rank):
+            step_pair(p, p_at, q, q_at, rank, up.keep, up.step, down.keep, down.step)
+            b[user], c[item] = new_bias, new_item_bias
+        elif not step_carefully(p, b, np.int64(user), up, q, c, np.int64(item), down, rank):
+            error = NAN
+        errors[j] = error
+
+
+@bare
+def step_carefully(p: Any, b: Any, user: Int, up: Step, q: Any, c: Any, item: Int, down: Step, rank: int) -> bool:
+    """Step both rows of an event, or one, or none, so that all stay finite; return whether both stepped."""
+    user_moves = may_step(p, b, user, q, item, rank, up)
+    item_moves = may_step(q, c, item, p, user, rank, down)
+    if user_moves and item_moves:
+        step_pair(p, user * rank, q, item * rank, rank, up.keep, up.step, down.keep, down.step)
+        b[user] = up.bias_keep * b[user] + up.bias_step
+        c[item] = down.bias_keep * c[item] + down.bias_step
+    elif user_moves:
+        step_row(p, b, user, q, item, rank, up)
+    elif item_moves:
+        step_row(q, c, item, p, user, rank, down)
+    return user_moves and item_moves
+
+
+@inlined
+def ask(factors: Any, biases: Any, row: Int, rank: int) -> None:
+    """Ask for a row and its bias."""
+    ask_to_write(factors, np.int64(row) * rank, rank)
+    ask_to_write(biases, np.int64(row), 1)
+
+
+@inlined
+def step_of(error: Any, count: int, penalty: Any, bias_penalty: Any, weighted: bool, rates: Any) -> Step:
+    """Return the gradient step of a row that holds *count* ratings; proximal when the penalty is not weighted by them."""
+    n = np.float32(max(count, 1))
+    rate, bias_rate = rates.factors, rates.biases
+    if rates.decay > 0:
+        cooled = ONE / (ONE + rates.decay * n)
+        rate, bias_rate = rate * cooled, bias_rate * cooled
+    if weighted:
+        return Step(ONE - rate * penalty, rate * error, ONE - bias_rate * bias_penalty, bias_rate * error)
+    keep, bias_keep = n / (n + rate * penalty), n / (n + bias_rate * bias_penalty)
+    return Step(keep, keep * rate * error, bias_keep, bias_keep * bias_rate * error)
+
+
+@inlined
+def may_step(own: Any, biases: Any, row: Int, other: Any, other_row: Int, rank: int, step: Step) -> bool:
+    """Whether a row that steps stays finite (it does not when the event's error is not)."""
+    fine = math.isfinite(step.bias_keep * biases[row] + step.bias_step)
+    return fine and can_step(own, row * rank, other, other_row * rank, rank, step.keep, step.step)
+
+
+@inlined
+def step_row(own: Any, biases: Any, row: Int, other: Any, other_row: Int, rank: int, step: Step) -> None:
+    """Step one row, and leave the other's as it is."""
+    for k in range(rank):
+        own[row * rank + k] = step.keep * own[row * rank + k] + step.step * other[other_row * rank + k]
+    biases[row] = step.bias_keep * biases[row] + step.bias_step
+
+
+@inlined
+def fold(
+    p: Any, b: Any, q: Any, c: Any, batch: Any, j: Int, intercept: Any, penalty: Any, rates: Any, room: Any, errors: Any
+) -> bool:
+    """Solve the rows of event *j* that come with their history, and step the other; return whether float32 was good enough.
+
+    Both are solved before anything is written: each against the other side as it was before the event.
+    """
+    rank = p.shape[0] // b.shape[0]
+    user, item = np.int64(batch.user_rows[j]), np.int64(batch.item_rows[j])
+    fold_user, fold_item = has_history(batch.user_histories, j), has_history(batch.item_histories, j)
+    if fold_user and not solve(q, c, rank, batch.user_histories, j, intercept, penalty.user, penalty, room, room.new_user):
+        return False
+    if fold_item and not solve(p, b, rank, batch.item_histories, j, intercept, penalty.item, penalty, room, room.new_item):
+        return False
+    error = batch.ratings[j] - (intercept + b[user] + c[item] + dot(p, user * rank, q, item * rank, rank))
+    up = step_of(error, batch.user_counts[j], penalty.user, penalty.bias, penalty.weighted, rates)
+    down = step_of(error, batch.item_counts[j], penalty.item, penalty.bias, penalty.weighted, rates)
+    user_moves = fold_user or may_step(p, b, user, q, item, rank, up)
+    item_moves = fold_item or may_step(q, c, item, p, user, rank, down)
+    if user_moves and not fold_user:
+        step_row(p, b, user, q, item, rank, up)
+    if item_moves and not fold_item:
+        step_row(q, c, item, p, user, rank, down)
+    if fold_user:
+        put(room.new_user, rank, p, b, user)
+    if fold_item:
+        put(room.new_item, rank, q, c, item)
+    errors[j] = error if user_moves and item_moves else NAN
+    return True
+
+
+@inlined
+def solve(
+    factors: Any,
+    biases: Any,
+    rank: int,
+    histories: Any,
+    j: Int,
+    intercept: Any,
+    penalty: Any,
+    penalties: Any,
+    room: Any,
+    new: Any,
+) -> bool:
+    """Solve the row whose history event *j* carries into *new*; return whether float32 was good enough."""
+    begin, end = histories.starts[j], histories.starts[j + 1]
+    weight = np.float32(end - begin) if penalties.weighted else ONE
+    others, ratings = histories.others, histories.ratings
+    return fold_in(
+        factors, biases, rank, others, ratings, begin, end, intercept, weight * penalty, weight * penalties.bias, room, new
+    )
+
+
+@inlined
+def put(new: Any, rank: int, factors: Any, biases: Any, row: Int) -> None:
+    """Write a solved row to its table."""
+    copy_row(new, 0, rank, factors, row * rank)
+    biases[row] = new[padded(rank)]

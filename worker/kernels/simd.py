@@ -1,0 +1,469 @@
+"""Vectors of float32 in compiled loops: what numba's own vectoriser does not find, written in LLVM's terms.
+
+Every function here is an `intrinsic`: it is called from `njit` code and becomes a few instructions there. Arrays are flat and
+C-contiguous, positions are element offsets (int64). The order of additions is fixed by these loops alone, so the same numbers
+give the same bits wherever a row lies and however many threads run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+LANES = 16
+"""Floats in a vector: one AVX-512 register, two of AVX2, four of NEON; LLVM splits what the machine does not have."""
+
+BLOCK = 4
+"""Rows and columns that `factor_block` keeps in registers."""
+
+_FLOAT = ir.FloatType()
+_I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
+_VECTOR = ir.VectorType(_FLOAT, LANES)
+_ZERO = ir.Constant(_VECTOR, [0.0] * LANES)
+_LANE_NUMBERS = ir.Constant(ir.VectorType(_I32, LANES), list(range(LANES)))
+
+Value = Any
+"""An LLVM value (llvmlite ships no types)."""
+
+
+def _emitted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make *function*, which returns a signature and a code generator, callable in compiled code."""
+    return cast(Callable[..., Any], intrinsic(function))
+
+
+class Emit:
+    """An LLVM builder that speaks of float32 vectors."""
+
+    def __init__(self, context: Any, builder: Any) -> None:
+        self.context, self.builder = context, builder
+
+    def at(self, array_type: Any, array: Value, offset: Value) -> Value:
+        """Return the address of ``array[offset]``."""
+        return self.builder.gep(self.context.make_array(array_type)(self.context, self.builder, array).data, [offset])
+
+    def load(self, address: Value, mask: Value = None) -> Value:
+        """Load `LANES` floats; those that *mask* leaves out are not touched, and 0."""
+        address = self.builder.bitcast(address, _VECTOR.as_pointer())
+        if mask is None:
+            return self.builder.load(address, align=4)
+        return self.call(f"llvm.masked.load.v{LANES}f32.p0", _VECTOR, address, _I32(4), mask, _ZERO)
+
+    def store(self, vector: Value, address: Value, mask: Value = None) -> None:
+        address = self.builder.bitcast(address, _VECTOR.as_pointer())
+        if mask is None:
+            self.builder.store(vector, address, align=4)
+        else:
+            self.call(f"llvm.masked.store.v{LANES}f32.p0", ir.VoidType(), vector, address, _I32(4), mask)
+
+    def splat(self, scalar: Value) -> Value:
+        first = self.builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), scalar, _I32(0))
+        return self.shuffle(first, first, [0] * LANES)
+
+    def shuffle(self, x: Value, y: Value, lanes: Sequence[int]) -> Value:
+        return self.builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(_I32, LANES), list(lanes)))
+
+    def call(self, name: str, result: Any, *args: Value) -> Value:
+        declared = ir.FunctionType(result, [arg.type for arg in args])
+        function = cast(Any, cgutils).get_or_insert_function(self.builder.module, declared, name)
+        return self.builder.call(function, args)
+
+    def multiply_add(self, x: Value, y: Value, z: Value) -> Value:
+        """Return x y + z, fused where the machine can."""
+        return self.call(f"llvm.fmuladd.v{LANES}f32", _VECTOR, x, y, z)
+
+    def minus_product(self, z: Value, x: Value, y: Value) -> Value:
+        """Return z − x y."""
+        return self.multiply_add(self.builder.fneg(x), y, z)
+
+    def blend(self, a: Value, x: Value, b: Value, y: Value) -> Value:
+        """Return a x + b y."""
+        return self.multiply_add(a, x, self.builder.fmul(b, y))
+
+    def vectors(
+        self, n: Value, carried: Sequence[Value], body: Callable[[Value, Sequence[Value], Value], Sequence[Value]]
+    ) -> list[Value]:
+        """Run *body* on each vector of *n* floats: its place, what is carried, and the mask of the last if it is not full."""
+        builder = self.builder
+        whole = builder.and_(n, _I64(-LANES))
+        carried = self.loop(whole, LANES, carried, lambda position, entering: body(position, entering, None))
+        before = builder.block
+        with builder.if_then(builder.icmp_signed("<", whole, n)):
+            left = builder.trunc(builder.sub(n, whole), _I32)
+            first = builder.insert_element(ir.Constant(_LANE_NUMBERS.type, ir.Undefined), left, _I32(0))
+            limit = builder.shuffle_vector(first, first, ir.Constant(_LANE_NUMBERS.type, [0] * LANES))
+            results = body(whole, carried, builder.icmp_signed("<", _LANE_NUMBERS, limit))
+            inside = builder.block
+        return [self.merge((before, value), (inside, result)) for value, result in zip(carried, results, strict=True)]
+
+    def merge(self, *arriving: tuple[Any, Value]) -> Value:
+        """Return the value that came with the block control came from."""
+        phi = self.builder.phi(arriving[0][1].type)
+        for block, value in arriving:
+            phi.add_incoming(value, block)
+        return phi
+
+    def all_zero(self, vector: Value) -> Value:
+        unequal = self.builder.fcmp_unordered("une", vector, _ZERO)
+        return self.builder.icmp_unsigned("==", self.builder.bitcast(unequal, _I16), _I16(0))
+
+    def sum(self, vector: Value) -> Value:
+        """Return the sum of the lanes, added as a tree."""
+        width = LANES
+        while width > 1:
+            width //= 2
+            upper = self.shuffle(vector, vector, [(lane + width) % LANES for lane in range(LANES)])
+            vector = self.builder.fadd(vector, upper)
+        return self.builder.extract_element(vector, _I32(0))
+
+    def loop(
+        self, stop: Value, step: int, carried: Sequence[Value], body: Callable[[Value, Sequence[Value]], Sequence[Value]]
+    ) -> list[Value]:
+        """Run *body* for 0, step, 2 step … < *stop*, its results carried from turn to turn; return the last."""
+        builder = self.builder
+        before, inside, after = builder.block, builder.append_basic_block("turn"), builder.append_basic_block("done")
+        builder.cbranch(builder.icmp_signed(">", stop, _I64(0)), inside, after)
+        builder.position_at_end(inside)
+        position = builder.phi(_I64)
+        position.add_incoming(_I64(0), before)
+        entering = [builder.phi(value.type) for value in carried]
+        results = body(position, entering)
+        following = builder.add(position, _I64(step))
+        position.add_incoming(following, builder.block)
+        for phi, value, result in zip(entering, carried, results, strict=True):
+            phi.add_incoming(value, before)
+            phi.add_incoming(result, builder.block)
+        last = builder.block
+        builder.cbranch(builder.icmp_signed("<", following, stop), inside, after)
+        builder.position_at_end(after)
+        return [self.merge((before, value), (last, result)) for value, result in zip(carried, results, strict=True)]
+
+
+@_emitted
+def ask_to_write(typing: Any, array: Any, at: Any, n: Any) -> Any:
+    """Ask for the cache lines of ``array[at:at + n]``, to be written soon; n > 0."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        first = emit.at(signature.args[0], args[0], args[1])
+
+        def ask(k: Value, _: Sequence[Value]) -> Sequence[Value]:
+            address = builder.bitcast(builder.gep(first, [k]), ir.IntType(8).as_pointer())
+            emit.call("llvm.prefetch.p0", ir.VoidType(), address, _I32(1), _I32(3), _I32(1))
+            return []
+
+        emit.loop(args[2], LANES, [], ask)
+        ask(builder.sub(args[2], _I64(1)), [])  # a row that begins inside a line ends inside one more
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int64), codegen
+
+
+@_emitted
+def take_number(typing: Any, counter: Any) -> Any:
+    """Return ``counter[0]`` and add one to it, as one step for all threads."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        address = Emit(context, builder).at(signature.args[0], args[0], _I64(0))
+        return builder.atomic_rmw("add", address, _I64(1), "monotonic")
+
+    return types.int64(counter), codegen
+
+
+@_emitted
+def dot(typing: Any, x: Any, x_at: Any, y: Any, y_at: Any, n: Any) -> Any:
+    """Return ``x[x_at:x_at + n] @ y[y_at:y_at + n]``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        p, q = emit.at(signature.args[0], args[0], args[1]), emit.at(signature.args[2], args[2], args[3])
+
+        def add(k: Value, carried: Sequence[Value], mask: Value) -> Sequence[Value]:
+            return [emit.multiply_add(emit.load(builder.gep(p, [k]), mask), emit.load(builder.gep(q, [k]), mask), carried[0])]
+
+        return emit.sum(emit.vectors(args[4], [_ZERO], add)[0])
+
+    return types.float32(x, types.int64, y, types.int64, types.int64), codegen
+
+
+@_emitted
+def all_below_two(typing: Any, x: Any, x_at: Any, y: Any, y_at: Any, n: Any) -> Any:
+    """Return whether every ``|x[x_at + k]|`` and ``|y[y_at + k]|`` is below 2: then no exponent has its top bit set."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        p, q = emit.at(signature.args[0], args[0], args[1]), emit.at(signature.args[2], args[2], args[3])
+
+        def collect(k: Value, carried: Sequence[Value], mask: Value) -> Sequence[Value]:
+            x, y = (builder.bitcast(emit.load(builder.gep(row, [k]), mask), _LANE_NUMBERS.type) for row in (p, q))
+            return [builder.or_(carried[0], builder.or_(x, y))]
+
+        (bits,) = emit.vectors(args[4], [ir.Constant(_LANE_NUMBERS.type, [0] * LANES)], collect)
+        tops = builder.and_(bits, ir.Constant(_LANE_NUMBERS.type, [1 << 30] * LANES))
+        return emit.all_zero(builder.bitcast(tops, _VECTOR))
+
+    return types.boolean(x, types.int64, y, types.int64, types.int64), codegen
+
+
+@_emitted
+def add_scaled(typing: Any, y: Any, y_at: Any, scale: Any, x: Any, x_at: Any, n: Any) -> Any:
+    """``y[y_at:y_at + n] += scale * x[x_at:x_at + n]``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        p, q = emit.at(signature.args[0], args[0], args[1]), emit.at(signature.args[3], args[3], args[4])
+        factor = emit.splat(args[2])
+
+        def add(k: Value, _: Sequence[Value], mask: Value) -> Sequence[Value]:
+            address = builder.gep(p, [k])
+            emit.store(emit.multiply_add(factor, emit.load(builder.gep(q, [k]), mask), emit.load(address, mask)), address, mask)
+            return []
+
+        emit.vectors(args[5], [], add)
+        return context.get_dummy_value()
+
+    return types.void(y, types.int64, types.float32, x, types.int64, types.int64), codegen
+
+
+@_emitted
+def can_step(typing: Any, x: Any, x_at: Any, y: Any, y_at: Any, n: Any, keep: Any, step: Any) -> Any:
+    """Return whether ``keep x + step y`` is finite throughout."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        p, q = emit.at(signature.args[0], args[0], args[1]), emit.at(signature.args[2], args[2], args[3])
+        keep, step = emit.splat(args[5]), emit.splat(args[6])
+
+        def check(k: Value, carried: Sequence[Value], mask: Value) -> Sequence[Value]:
+            new = emit.blend(keep, emit.load(builder.gep(p, [k]), mask), step, emit.load(builder.gep(q, [k]), mask))
+            return [emit.multiply_add(new, _ZERO, carried[0])]  # ∞ · 0 and NaN · 0 are NaN, and stay
+
+        return emit.all_zero(emit.vectors(args[4], [_ZERO], check)[0])
+
+    return types.boolean(x, types.int64, y, types.int64, types.int64, types.float32, types.float32), codegen
+
+
+@_emitted
+def step_pair(
+    typing: Any, x: Any, x_at: Any, y: Any, y_at: Any, n: Any, x_keep: Any, x_step: Any, y_keep: Any, y_step: Any
+) -> Any:
+    """``x, y ← x_keep x + x_step y, y_keep y + y_step x``, both from the old values."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        p, q = emit.at(signature.args[0], args[0], args[1]), emit.at(signature.args[2], args[2], args[3])
+        x_keep, x_step, y_keep, y_step = (emit.splat(scalar) for scalar in args[5:])
+
+        def step(k: Value, _: Sequence[Value], mask: Value) -> Sequence[Value]:
+            to_x, to_y = builder.gep(p, [k]), builder.gep(q, [k])
+            old_x, old_y = emit.load(to_x, mask), emit.load(to_y, mask)
+            emit.store(emit.blend(x_keep, old_x, x_step, old_y), to_x, mask)
+            emit.store(emit.blend(y_keep, old_y, y_step, old_x), to_y, mask)
+            return []
+
+        emit.vectors(args[4], [], step)
+        return context.get_dummy_value()
+
+    scalars = (types.float32,) * 4
+    return types.void(x, types.int64, y, types.int64, types.int64, *scalars), codegen
+
+
+@_emitted
+def copy_padded(typing: Any, x: Any, x_at: Any, n: Any, y: Any, y_at: Any) -> Any:
+    """``y[y_at:y_at + padded(n)] = x[x_at:x_at + n]`` and zeros after it."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        p, q = emit.at(signature.args[0], args[0], args[1]), emit.at(signature.args[3], args[3], args[4])
+
+        def copy(k: Value, _: Sequence[Value], mask: Value) -> Sequence[Value]:
+            emit.store(emit.load(builder.gep(p, [k]), mask), builder.gep(q, [k]))
+            return []
+
+        emit.vectors(args[2], [], copy)
+        return context.get_dummy_value()
+
+    return types.void(x, types.int64, types.int64, y, types.int64), codegen
+
+
+@_emitted
+def add_tile(typing: Any, packed: Any, n: Any, width: Any, i: Any, j: Any, out: Any, out_at: Any) -> Any:
+    """``out[i + a, j + c] += Σ packed[t, i + a] packed[t, j + c]`` over n rows t, for a, c < `LANES`.
+
+    *packed* and *out* have rows of *width*; *out*'s first begins at *out_at*. The sums stay in registers until the end.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        packed, (_, n, width, i, j, _, out_at) = emit.at(signature.args[0], args[0], _I64(0)), args
+        left, right = builder.gep(packed, [i]), builder.gep(packed, [j])
+
+        def add(t: Value, sums: Sequence[Value]) -> Sequence[Value]:
+            start = builder.mul(t, width)
+            row, first = emit.load(builder.gep(right, [start])), builder.gep(left, [start])
+            factors = [emit.splat(builder.load(builder.gep(first, [_I64(lane)]))) for lane in range(LANES)]
+            return [emit.multiply_add(factor, row, total) for factor, total in zip(factors, sums, strict=True)]
+
+        sums = emit.loop(n, 1, [_ZERO] * LANES, add)
+        corner = emit.at(signature.args[5], args[5], builder.add(out_at, builder.add(builder.mul(i, width), j)))
+        for lane, total in enumerate(sums):
+            address = builder.gep(corner, [builder.mul(_I64(lane), width)])
+            emit.store(builder.fadd(emit.load(address), total), address)
+        return context.get_dummy_value()
+
+    return types.void(packed, *[types.int64] * 4, out, types.int64), codegen
+
+
+@_emitted
+def add_border(typing: Any, packed: Any, weights: Any, n: Any, width: Any, j: Any, out: Any, out_at: Any) -> Any:
+    """``out[0, j + c] += Σ weights[t] packed[t, j + c]``, ``out[1, j + c] += Σ packed[t, j + c]``; shapes as in `add_tile`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        _, _, n, width, j, _, out_at = args
+        first, weights = emit.at(signature.args[0], args[0], j), emit.at(signature.args[1], args[1], _I64(0))
+
+        def add(t: Value, sums: Sequence[Value]) -> Sequence[Value]:
+            row = emit.load(builder.gep(first, [builder.mul(t, width)]))
+            weight = emit.splat(builder.load(builder.gep(weights, [t])))
+            return [emit.multiply_add(weight, row, sums[0]), builder.fadd(row, sums[1])]
+
+        for line, total in enumerate(emit.loop(n, 1, [_ZERO] * 2, add)):
+            place = builder.add(out_at, builder.add(builder.mul(_I64(line), width), j))
+            address = emit.at(signature.args[5], args[5], place)
+            emit.store(builder.fadd(emit.load(address), total), address)
+        return context.get_dummy_value()
+
+    return types.void(packed, weights, *[types.int64] * 3, out, types.int64), codegen
+
+
+@_emitted
+def transpose_tile(typing: Any, x: Any, x_at: Any, x_width: Any, y: Any, y_at: Any, y_width: Any) -> Any:
+    """``y[c, r] = x[r, c]`` for r, c < `LANES`, in registers: pairs of rows are interleaved, four times."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        p, q = emit.at(signature.args[0], args[0], args[1]), emit.at(signature.args[3], args[3], args[4])
+        rows = [emit.load(builder.gep(p, [builder.mul(_I64(r), args[2])])) for r in range(LANES)]
+        half = LANES // 2
+        low, high = ([side * half + lane // 2 + lane % 2 * LANES for lane in range(LANES)] for side in (0, 1))
+        for _ in range(LANES.bit_length() - 1):
+            rows = [emit.shuffle(rows[r // 2], rows[r // 2 + half], high if r % 2 else low) for r in range(LANES)]
+        for c, column in enumerate(rows):
+            emit.store(column, builder.gep(q, [builder.mul(_I64(c), args[5])]))
+        return context.get_dummy_value()
+
+    return types.void(x, types.int64, types.int64, y, types.int64, types.int64), codegen
+
+
+class Lanes:
+    """Lower triangles of `LANES` matrices at once: element (r, c) of all lies at ``(r (r + 1) / 2 + c) * LANES``."""
+
+    def __init__(self, emit: Emit, array_type: Any, array: Value) -> None:
+        self.emit, self.first = emit, emit.at(array_type, array, _I64(0))
+
+    def row(self, r: Value) -> Value:
+        builder = self.emit.builder
+        twice = builder.mul(r, builder.add(r, _I64(1)))
+        return builder.gep(self.first, [builder.mul(twice, _I64(LANES // 2))])
+
+    def address(self, row: Value, c: Value) -> Value:
+        return self.emit.builder.gep(row, [self.emit.builder.mul(c, _I64(LANES))])
+
+    def load(self, row: Value, c: Value) -> Value:
+        return self.emit.load(self.address(row, c))
+
+
+def _factor_block(height: int) -> Callable[..., Any]:
+    def factor(typing: Any, matrix: Any, i: Any, j: Any) -> Any:
+        """Finish the Cholesky factor in rows i … and columns j … j + `BLOCK` − 1, all above and left of it being done.
+
+        The diagonal holds inverses. ``L[r, c] = (A[r, c] − Σ_{p < c} L[r, p] L[c, p]) / L[c, c]``
+        """
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+            emit = Emit(context, builder)
+            lanes, (_, i, j) = Lanes(emit, signature.args[0], args[0]), args
+            columns = [builder.add(j, _I64(c)) for c in range(BLOCK)]
+            below = [lanes.row(builder.add(i, _I64(r))) for r in range(height)]
+            above = [lanes.row(column) for column in columns]
+
+            def subtract(p: Value, block: Sequence[Value]) -> Sequence[Value]:
+                x, y = [builder.fneg(lanes.load(row, p)) for row in below], [lanes.load(row, p) for row in above]
+                return [emit.multiply_add(x[at // BLOCK], y[at % BLOCK], value) for at, value in enumerate(block)]
+
+            block = emit.loop(j, 1, [lanes.load(row, column) for row in below for column in columns], subtract)
+            for r, row in enumerate(below):
+                values = list(block[r * BLOCK : (r + 1) * BLOCK])
+                for c in range(BLOCK):
+                    for p in range(c):
+                        values[c] = emit.minus_product(values[c], values[p], lanes.load(above[c], columns[p]))
+                    values[c] = builder.fmul(values[c], lanes.load(above[c], columns[c]))
+                    emit.store(values[c], lanes.address(row, columns[c]))
+            return context.get_dummy_value()
+
+        return types.void(matrix, types.int64, types.int64), codegen
+
+    return _emitted(factor)
+
+
+factor_block = _factor_block(BLOCK)
+factor_border = _factor_block(2)
+"""The same for two rows: right-hand sides below the matrix, which forward substitution finishes like rows of the factor."""
+
+
+@_emitted
+def factor_diagonal(typing: Any, matrix: Any, i: Any) -> Any:
+    """Finish the Cholesky factor in rows and columns i … i + `BLOCK` − 1, all left of it being done; the diagonal as inverses."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        lanes = Lanes(emit, signature.args[0], args[0])
+        columns = [builder.add(args[1], _I64(c)) for c in range(BLOCK)]
+        rows = [lanes.row(column) for column in columns]
+        places = [(r, c) for r in range(BLOCK) for c in range(r + 1)]
+
+        def subtract(p: Value, block: Sequence[Value]) -> Sequence[Value]:
+            x = [lanes.load(row, p) for row in rows]
+            return [emit.minus_product(value, x[r], x[c]) for (r, c), value in zip(places, block, strict=True)]
+
+        block = emit.loop(args[1], 1, [lanes.load(rows[r], columns[c]) for r, c in places], subtract)
+        at = dict(zip(places, block, strict=True))
+        for c in range(BLOCK):
+            root = emit.call(f"llvm.sqrt.v{LANES}f32", _VECTOR, at[c, c])
+            at[c, c] = builder.fdiv(ir.Constant(_VECTOR, [1.0] * LANES), root)
+            for r in range(c + 1, BLOCK):
+                at[r, c] = builder.fmul(at[r, c], at[c, c])
+                for p in range(c + 1, r + 1):
+                    at[r, p] = emit.minus_product(at[r, p], at[r, c], at[p, c])
+        for (r, c), value in at.items():
+            emit.store(value, lanes.address(rows[r], columns[c]))
+        return context.get_dummy_value()
+
+    return types.void(matrix, types.int64), codegen
+
+
+@_emitted
+def substitute_up(typing: Any, matrix: Any, p: Any, x: Any) -> Any:
+    """Finish unknown p of ``Lᵀ x = x`` in every lane, and take it out of those before it: ``x[i] −= L[p, i] x[p]``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        lanes = Lanes(emit, signature.args[0], args[0])
+        row, first = lanes.row(args[1]), emit.at(signature.args[2], args[2], _I64(0))
+        address = lanes.address(first, args[1])
+        solved = builder.fmul(emit.load(address), lanes.load(row, args[1]))
+        emit.store(solved, address)
+
+        def take_out(i: Value, _: Sequence[Value]) -> Sequence[Value]:
+            place = lanes.address(first, i)
+            emit.store(emit.minus_product(emit.load(place), lanes.load(row, i), solved), place)
+            return []
+
+        emit.loop(args[1], 1, [], take_out)
+        return context.get_dummy_value()
+
+    return types.void(matrix, types.int64, x), codegen
