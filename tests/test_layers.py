@@ -30,12 +30,13 @@ MAY_IMPORT = {
     "startup": {"ports", "state", "model"},
     "loop": {"ports", "state", "model", "learn", "intake", "publishing", "startup", "tick"},
     "evaluation": {"history", "state", "model", "learn", "tick", "client"},
+    "fitting": {"model", "learn", "kernels"},
     "verification": {"adapters", "ports", "state", "model", "learn", "kernels"},
     "adapters": {"ports", "state", "model", "learn", "tick", "client"},
     "local": set(),
     "config": {"learn"},
     "wiring": ALL,
-    "cli": {"wiring", "adapters", "loop", "evaluation", "verification", "history", "config", "local", "client", "tick"},
+    "cli": {"wiring", "adapters", "loop", "evaluation", "fitting", "verification", "history", "config", "local", "client", "tick"},
 }
 """Room → rooms it may import besides itself and the leaves. A module directly below ``worker/`` is a room of its own."""
 

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from factorstream.worker.cli import checkpoint, config, evaluate, get, replay, run, services, similar, top
+from factorstream.worker.cli import checkpoint, config, demo, evaluate, fit, get, replay, run, services, similar, top
 from factorstream.worker.cli.printing import complain
 from factorstream.worker.errors import FactorstreamError
 
@@ -15,10 +15,12 @@ app = typer.Typer(name="factorstream", no_args_is_help=True, pretty_exceptions_e
 app.command()(run.run)
 app.command()(replay.replay)
 app.command()(evaluate.evaluate)
+app.command()(fit.fit)
 app.command()(top.top)
 app.command()(similar.similar)
 app.command()(get.get)
 app.command()(config.config)
+app.command()(demo.demo)
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(services.app, name="services")
 

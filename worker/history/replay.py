@@ -51,7 +51,8 @@ def _check(history: History) -> None:
     if len(early):
         raise UserMistake(
             f"{len(early)} ratings are older than March 1973 (the first has the timestamp"
-            f" {history.timestamps_ms[early[0]] / 1000:g}): events carry milliseconds since 1970, and smaller numbers are rejected as seconds; give the file real times"
+            f" {history.timestamps_ms[early[0]] / 1000:g}): events carry milliseconds"
+            " since 1970, and smaller numbers are rejected as seconds; give the file real times"
         )
     outside = np.flatnonzero((history.ratings < RATING_MIN) | (history.ratings > RATING_MAX))
     if len(outside):
