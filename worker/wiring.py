@@ -19,6 +19,7 @@ from factorstream.worker.adapters.prometheus import Metrics, Server
 from factorstream.worker.adapters.redis import RedisPublisher
 from factorstream.worker.config import Settings
 from factorstream.worker.intake import Intake
+from factorstream.worker.kernels.api import Kernels
 from factorstream.worker.learn.learner import Events, Learner
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.loop import HEARTBEAT_S, Parts
@@ -142,7 +143,12 @@ def learning_of(settings: Settings) -> Learning:
 
 def learner_of(settings: Settings) -> Learner:
     """Return the learner that is asked for, on its device."""
-    return Learner(kernels.select(settings.model.device), learning_of(settings))
+    return Learner(kernels_of(settings), learning_of(settings))
+
+
+def kernels_of(settings: Settings) -> Kernels:
+    """Return the kernels for the device that is asked for."""
+    return kernels.select(settings.model.device)
 
 
 def fresh_model(settings: Settings) -> Model:
