@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 
-NEEDED = ("typer", "rich", "numba", "pydantic_settings", "prometheus_client", "structlog")
+NEEDED = ("typer", "rich", "numba", "pydantic", "prometheus_client", "structlog")
 """What ``factorstream[worker]`` installs and the commands import."""
 
 

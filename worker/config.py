@@ -39,7 +39,7 @@ class Kafka(Section):
     """Under which offsets are committed, for lag tools only: the worker resumes from its checkpoint."""
     on_lost_offsets: Literal["error", "earliest"] = "error"
     """What to do when the broker no longer has the offsets to resume from: stop and say so, or go on with the earliest it has."""
-    max_poll_records: int = Field(8_000, ge=1)
+    max_poll_records: int = Field(5_000, ge=1)
     """Records of one turn, at most."""
     timeout_s: float = Field(30.0, gt=0)
     """How long to wait for a broker: at the start, and while running before giving up."""

@@ -201,8 +201,17 @@ class Worker:
         self.parts.publish_every.again(PUBLISHING_SHARE * seconds)
         self.parts.heartbeat_every.again()
         written = draft.publication
+        self._remove_strangers()
         turn.published = Published(len(written.users.ids), len(written.items.ids), len(written.blocks), seconds, oldest)
         return True
+
+    def _remove_strangers(self) -> None:
+        """Once everything is published anew, remove this model's other keys: another journal's, or what a restored Redis brought back."""
+        if self.state.pending.anew and self.parts.source.at_end() and not self._unpublished():
+            self.state.pending.anew = False
+            n_removed = self.parts.publisher.remove_other_epochs()
+            if n_removed:
+                log.info("removed keys that were not this model's", n_removed=n_removed)
 
     def _checkpoint(self, turn: Turn) -> None:
         """End the checkpoint that became durable, commit *its* offsets; begin the next when due. One is in flight."""

@@ -55,7 +55,7 @@ def start(
         checkpoints.begin(snapshot(state))  # the journal's id must survive before Redis shows it
         checkpoints.wait()
         checkpoints.durable()
-    takeover = publisher.take(state.epoch, state.journal_id, left)
+    takeover = patiently(lambda: publisher.take(state.epoch, state.journal_id, left), patience_s)
     if not takeover.intact:
         state.pending.add_all(state.model.users.n, state.model.items.n)
     return snapshot

@@ -120,6 +120,8 @@ class Pending:
     removed_items: dict[str, None] = field(default_factory=dict)
     oldest_record_ms: int | None = None
     """Record time of the oldest event not yet published."""
+    anew: bool = False
+    """Whether all rows are being published anew, after which what else is there belongs to nobody."""
 
     def add_users(self, rows: NDArray[np.int32], *, seen: bool) -> None:
         """Mark user *rows*, and their lists of seen items."""
@@ -135,6 +137,7 @@ class Pending:
 
     def add_all(self, n_users: int, n_items: int) -> None:
         """Mark everything: readers have nothing, or nobody knows what they have."""
+        self.anew = True
         self.add_users(np.arange(n_users, dtype=np.int32), seen=True)
         self.add_items(np.arange(n_items, dtype=np.int32))
 

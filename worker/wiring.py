@@ -18,6 +18,7 @@ from factorstream.worker.adapters.kafka_source import KafkaSource
 from factorstream.worker.adapters.prometheus import Metrics, Server
 from factorstream.worker.adapters.redis import RedisPublisher
 from factorstream.worker.config import Settings
+from factorstream.worker.errors import UserMistake
 from factorstream.worker.intake import Intake
 from factorstream.worker.kernels.api import Kernels
 from factorstream.worker.learn.learner import Events, Learner
@@ -148,7 +149,10 @@ def learner_of(settings: Settings) -> Learner:
 
 def kernels_of(settings: Settings) -> Kernels:
     """Return the kernels for the device that is asked for."""
-    return kernels.select(settings.model.device)
+    try:
+        return kernels.select(settings.model.device)
+    except kernels.DeviceMissing as error:
+        raise UserMistake(str(error)) from error
 
 
 def fresh_model(settings: Settings) -> Model:

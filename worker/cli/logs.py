@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 
@@ -10,6 +11,7 @@ import structlog
 
 def log_to_stderr() -> Any:
     """Set up structured logs; return a logger."""
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what matters of it becomes an error of ours
     on_terminal = sys.stderr.isatty()
     structlog.configure(
         processors=[

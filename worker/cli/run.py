@@ -44,9 +44,6 @@ def run(
         metrics.observe(tick)
         stop.observe(tick)
         totals.add(tick)
-        if settings.redis.replace and totals.caught_up:
-            totals.caught_up = False
-            log.info("replaced the other journal's keys", n_removed=wired.parts.publisher.remove_other_epochs())
     wired.close()
     server.close()
     log.info("settled", **totals.summary())
@@ -96,9 +93,8 @@ class Totals:
         self._n_records = self._n_accepted = self._n_stale = self._n_rejects = self._n_errors = 0
         self._squared = self._absolute = 0.0
         self._last: Tick | None = None
-        self._was_caught_up = False
-        self.caught_up = False
-        """Set once, when everything there was has been learned and published."""
+        self._busy_since: float | None = None
+        self._busy_until: float | None = None
 
     def add(self, tick: Tick) -> None:
         """Add a turn."""
@@ -110,11 +106,20 @@ class Totals:
         self._absolute += tick.absolute_error
         self._n_errors += tick.n_errors
         self._last = tick
-        if not self._was_caught_up and tick.n_users and not tick.n_pending and not any(tick.lag.values()):
-            self._was_caught_up = self.caught_up = True
+        self._note_time(tick)
+
+    def _note_time(self, tick: Tick) -> None:
+        """Note when the turn with the first records began, and when the last ones so far were learned and published."""
+        now = time.monotonic()
+        if tick.n_records:
+            self._busy_until = None
+            if self._busy_since is None:
+                self._busy_since = now - sum(tick.seconds.values())
+        if self._busy_until is None and tick.n_users and not tick.n_pending and not any(tick.lag.values()):
+            self._busy_until = now
 
     def summary(self) -> dict[str, object]:
-        """Return the totals."""
+        """Return the totals; ``busy_seconds`` from the first records' turn until all of them were learned and published."""
         last = self._last
         n = max(1, self._n_errors)
         return {
@@ -131,7 +136,11 @@ class Totals:
             "n_pending": last.n_pending if last else 0,
             "version": f"{last.epoch}.{last.position}" if last else None,
             "seconds": round(time.monotonic() - self._began, 3),
+            "busy_seconds": round(self._busy_s(), 3),
         }
+
+    def _busy_s(self) -> float:
+        return 0.0 if self._busy_since is None else (self._busy_until or time.monotonic()) - self._busy_since
 
     def line(self) -> str:
         """Return the totals in words."""

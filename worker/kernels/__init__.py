@@ -5,6 +5,8 @@ Nothing is compiled or loaded until it is asked for: numba alone takes half a se
 
 from __future__ import annotations
 
+from platform import machine
+
 from factorstream.worker.kernels import gpu
 from factorstream.worker.kernels.api import Kernels
 
@@ -32,6 +34,15 @@ def available_kernels() -> list[Kernels]:
     from factorstream.worker.kernels import reference
 
     return [reference, _cpu()]
+
+
+def platform() -> str:
+    """Return what the same bits can be expected on: the processor and the libraries that compile for it."""
+    import llvmlite.binding
+    import numba
+    import numpy as np
+
+    return f"{machine()} {llvmlite.binding.get_host_cpu_name()}, numba {numba.__version__}, numpy {np.__version__}"
 
 
 def _cpu() -> Kernels:

@@ -104,6 +104,8 @@ def _side(side: Side) -> Side:
             raise TypeError(
                 f"a writable C-contiguous float32 table of {dimensions} dimensions was expected, not {table.dtype} {table.shape}"
             )
+    if len(side.factors) != len(side.biases):
+        raise TypeError(f"as many biases as rows of factors were expected, not {len(side.biases)} and {len(side.factors)}")
     return Side(side.factors.reshape(-1), side.biases)
 
 

@@ -17,7 +17,14 @@ AHEAD = 8
 HUGE = np.float32(1e30)
 """Below it, steps of factors below 2 stay finite."""
 
-ONE, NAN = np.float32(1), np.float32(np.nan)
+ONE, HALF, NAN = np.float32(1), np.float32(0.5), np.float32(np.nan)
+
+
+class RowRates(NamedTuple):
+    """A row's step sizes."""
+
+    factors: Any
+    biases: Any
 
 
 class Step(NamedTuple):
@@ -82,8 +89,11 @@ def step_all(
         p_at, q_at = np.int64(user) * rank, np.int64(item) * rank
         bias, item_bias = b[user], c[item]
         error = batch.ratings[j] - (intercept + bias + item_bias + dot(p, p_at, q, q_at, rank))
-        up = step_of(error, batch.user_counts[j], penalty.user, penalty.bias, penalty.weighted, rates)
-        down = step_of(error, batch.item_counts[j], penalty.item, penalty.bias, penalty.weighted, rates)
+        user_rates, item_rates = rates_of(batch.user_counts[j], rates), rates_of(batch.item_counts[j], rates)
+        taken_back = share(user_rates, q, q_at, rank) + share(item_rates, p, p_at, rank)
+        pull = bounded(error, taken_back)
+        up = step_of(pull, batch.user_counts[j], penalty.user, penalty.bias, penalty.weighted, user_rates)
+        down = step_of(pull, batch.item_counts[j], penalty.item, penalty.bias, penalty.weighted, item_rates)
         new_bias, new_item_bias = up.bias_keep * bias + up.bias_step, down.bias_keep * item_bias + down.bias_step
         size = abs(up.keep) + abs(up.step) + abs(down.keep) + abs(down.step) + abs(new_bias) + abs(new_item_bias)
         if size < HUGE and all_below_two(p, p_at, q, q_at, rank):
@@ -118,13 +128,31 @@ def ask(factors: Any, biases: Any, row: Int, rank: int) -> None:
 
 
 @inlined
-def step_of(error: Any, count: int, penalty: Any, bias_penalty: Any, weighted: bool, rates: Any) -> Step:
+def rates_of(count: int, rates: Any) -> RowRates:
+    """Return the rates of a row that holds *count* ratings."""
+    if rates.decay > 0:
+        cooled = ONE / (ONE + rates.decay * np.float32(max(count, 1)))
+        return RowRates(rates.factors * cooled, rates.biases * cooled)
+    return RowRates(rates.factors, rates.biases)
+
+
+@inlined
+def share(rates: RowRates, other: Any, other_at: Int, rank: int) -> Any:
+    """Return what share of the error a row's step takes back: ``η |v|² + η_b``."""
+    return rates.factors * dot(other, other_at, other, other_at, rank) + rates.biases
+
+
+@inlined
+def bounded(error: Any, taken_back: Any) -> Any:
+    """Return the error to step by: of the whole one, at most half is taken back at once."""
+    return error if taken_back <= HALF else error * (HALF / taken_back)
+
+
+@inlined
+def step_of(error: Any, count: int, penalty: Any, bias_penalty: Any, weighted: bool, rates: RowRates) -> Step:
     """Return the gradient step of a row that holds *count* ratings; proximal when the penalty is not weighted by them."""
     n = np.float32(max(count, 1))
     rate, bias_rate = rates.factors, rates.biases
-    if rates.decay > 0:
-        cooled = ONE / (ONE + rates.decay * n)
-        rate, bias_rate = rate * cooled, bias_rate * cooled
     if weighted:
         return Step(ONE - rate * penalty, rate * error, ONE - bias_rate * bias_penalty, bias_rate * error)
     keep, bias_keep = n / (n + rate * penalty), n / (n + bias_rate * bias_penalty)
@@ -162,8 +190,15 @@ def fold(
     if fold_item and not solve(p, b, rank, batch.item_histories, j, intercept, penalty.item, penalty, room, room.new_item):
         return False
     error = batch.ratings[j] - (intercept + b[user] + c[item] + dot(p, user * rank, q, item * rank, rank))
-    up = step_of(error, batch.user_counts[j], penalty.user, penalty.bias, penalty.weighted, rates)
-    down = step_of(error, batch.item_counts[j], penalty.item, penalty.bias, penalty.weighted, rates)
+    user_rates, item_rates = rates_of(batch.user_counts[j], rates), rates_of(batch.item_counts[j], rates)
+    taken_back = np.float32(0)
+    if not fold_user:
+        taken_back += share(user_rates, q, item * rank, rank)
+    if not fold_item:
+        taken_back += share(item_rates, p, user * rank, rank)
+    pull = bounded(error, taken_back)
+    up = step_of(pull, batch.user_counts[j], penalty.user, penalty.bias, penalty.weighted, user_rates)
+    down = step_of(pull, batch.item_counts[j], penalty.item, penalty.bias, penalty.weighted, item_rates)
     user_moves = fold_user or may_step(p, b, user, q, item, rank, up)
     item_moves = fold_item or may_step(q, c, item, p, user, rank, down)
     if user_moves and not fold_user:

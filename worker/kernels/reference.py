@@ -25,11 +25,12 @@ def sgd(users: Side, items: Side, batch: Batch, *, intercept: float, penalty: Pe
         w, z = _row(users, user), _row(items, item)
         with np.errstate(all="ignore"):
             errors[j] = error = rating - (intercept + w[-1] + z[-1] + w[:-1] @ z[:-1])
+            pull = error * _bound(w, z, batch, j, rates)
             new_w = _learned(
-                w, z, error, batch.user_counts[j], items, batch.user_histories, j, intercept, penalty, penalty.user, rates
+                w, z, pull, batch.user_counts[j], items, batch.user_histories, j, intercept, penalty, penalty.user, rates
             )
             new_z = _learned(
-                z, w, error, batch.item_counts[j], users, batch.item_histories, j, intercept, penalty, penalty.item, rates
+                z, w, pull, batch.item_counts[j], users, batch.item_histories, j, intercept, penalty, penalty.item, rates
             )
         stays = [not _write(users, user, new_w), not _write(items, item, new_z)]
         if any(stays):
@@ -135,6 +136,15 @@ def _learned(
     if penalty.weighted:
         return w + rate * (downhill - weights * w)
     return (w + rate * downhill) / (1 + rate * weights / max(count, 1))
+
+
+def _bound(w: F64, z: F64, batch: Batch, j: int, rates: Rates) -> float:
+    """Return by what the error of event *j*'s steps is multiplied, so that these take back at most half of it."""
+    taken_back = 0.0
+    for histories, count, other in ((batch.user_histories, batch.user_counts[j], z), (batch.item_histories, batch.item_counts[j], w)):
+        if not len(_history(histories, j)[0]):
+            taken_back += (rates.factors * other[:-1] @ other[:-1] + rates.biases) / (1 + rates.decay * max(count, 1))
+    return 1.0 if taken_back <= 0.5 else 0.5 / taken_back
 
 
 def _by_column(factor: float, bias: float, size: int) -> F64:

@@ -63,7 +63,7 @@ class Sweeper:
         rows = (sweep.next_row + np.flatnonzero(window[:n_rows])).astype(np.int32)
         gains = solve(self._kernels, self._learning, model, sweep.side, rows)
         solved = Solved(sweep.side, rows, int(visited[n_rows - 1]) if n_rows else 0)
-        sweep.gain += float(gains.sum())
+        sweep.gain += float(gains[np.isfinite(gains)].sum())  # a row that was not finite has no gain to count
         sweep.next_row += n_rows
         model.n_blocks += 1
         if sweep.next_row >= n_own:

@@ -18,7 +18,10 @@ class Factors:
         self.n = 0
         self.rank = rank
         self._seed, self._stream = seed, stream
-        self.side = Side(cast(F32, reserve((rank,), np.float32)), cast(F32, reserve((), np.float32)))
+        factors = cast(F32, reserve((rank,), np.float32))
+        biases = cast(F32, reserve((), np.float32))
+        n_rows = min(len(factors), len(biases))
+        self.side = Side(factors[:n_rows], biases[:n_rows])
         """The whole reservation, for kernels."""
 
     @property
