@@ -206,7 +206,7 @@ class Worker:
         return True
 
     def _remove_strangers(self) -> None:
-        """Once everything is published anew, remove this model's other keys: another journal's, or what a restored Redis brought back."""
+        """Once everything is published anew, remove this model's other keys: another journal's, or a restored Redis's."""
         if self.state.pending.anew and self.parts.source.at_end() and not self._unpublished():
             self.state.pending.anew = False
             n_removed = self.parts.publisher.remove_other_epochs()

@@ -20,7 +20,7 @@ class Kind(IntEnum):
 
 
 ENTRY = np.dtype([("kind", "u1"), ("user", "<i4"), ("item", "<i4"), ("rating", "<f4"), ("time", "<i8")])
-"""One entry, 21 bytes; -1 and NaN where a field has no meaning. Rows, never ids: an id is forgotten without touching the journal."""
+"""One entry, 21 bytes; -1 and NaN where a field has no meaning. Rows, never ids: forgetting one leaves the journal as it is."""
 
 Entries = NDArray[np.void]
 """``(n,)`` of `ENTRY`."""

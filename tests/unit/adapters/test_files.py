@@ -4,11 +4,11 @@ import errno
 
 import numpy as np
 import pytest
-from tests.contracts.test_checkpoint_store import begin, snapshot
 
 from factorstream.worker.adapters import files
 from factorstream.worker.adapters.files import FileCheckpoints
 from factorstream.worker.errors import CheckpointDamaged, CheckpointFailed
+from tests.contracts.test_checkpoint_store import begin, snapshot
 
 
 @pytest.fixture
