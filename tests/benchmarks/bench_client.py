@@ -1,25 +1,24 @@
-"""What the client costs: decoding, packing, producing, reading. ``python tests/benchmarks/client.py`` starts its own services.
+"""What the client costs: decoding, packing, producing beside kafka-python alone, reading.
 
-Each figure is the median of several runs, one after another in turn; the last line is one JSON object.
+    python -m tests.benchmarks.bench_client
+
+Each figure is the median of several runs, one after another in turn; K = 64.
 """
 
-import json
 import statistics
-import tempfile
 import time
-import uuid
-from pathlib import Path
 
 import numpy as np
 import redis
-from kafka import KafkaAdminClient, KafkaProducer
+from kafka import KafkaProducer
 
 from factorstream import Meta, Producer, Rating, Reader, keys
 from factorstream.blocks import SLOTS, VERSIONS, pack_block, pack_versions
 from factorstream.codec import decode_many, encode
 from factorstream.embedding import pack_many
 from factorstream.meta import pack_meta
-from factorstream.worker.local import services
+from tests.benchmarks.live import new_topic, running
+from tests.benchmarks.table import Figure, show
 
 RANK, N_ITEMS, N_USERS, N_EVENTS, RUNS = 64, 100_000, 1000, 40_000, 5
 NOW_MS = 1_700_000_000_000
@@ -46,12 +45,9 @@ def pack_seconds(rank):
     return seconds(lambda: pack_many(vectors, ones, ones.astype(np.int64), epoch=1, position=1))
 
 
-def producing(address):
+def producing(lent):
     """Compare with kafka-python alone, which is handed keys and values that are bytes already."""
-    topic = f"bench-{uuid.uuid4().hex[:8]}"
-    admin = KafkaAdminClient(bootstrap_servers=address)
-    admin.create_topics({topic: {"num_partitions": 4, "replication_factor": 1}}, wait_for_metadata=True)
-    admin.close()
+    address, topic = lent.kafka, new_topic(lent)
     pairs = [(event.user_id.encode(), encode(event)) for event in EVENTS]
 
     def alone():
@@ -111,16 +107,19 @@ def reading(url):
         return figures
 
 
+UNITS = {"_us": "µs an event", "_ms": "ms", "rows_per_s": "rows/s", "events_per_s": "events/s"}
+BOUNDS = {"producer_events_per_s": {"at_least": 40_000}, "user_p99_ms": {"at_most": 0.5}, "top_10_of_100k_p99_ms": {"at_most": 5}}
+
+
+def figure(name, value):
+    ending = next(ending for ending in UNITS if ending in name)
+    return Figure(" ".join(name.replace(ending, " ").replace("_", " ").split()), value, UNITS[ending], **BOUNDS.get(name, {}))
+
+
 def main():
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            running = services.start(Path(folder))
-            figures = decoding() | packing() | producing(running.kafka) | reading(running.redis)
-        finally:
-            services.stop(Path(folder))
-    for name, figure in figures.items():
-        print(f"{name:32}{figure:14,.3f}")
-    print(json.dumps({name: float(figure) for name, figure in figures.items()}))
+    with running() as lent:
+        figures = decoding() | packing() | producing(lent) | reading(lent.redis)
+    show("The client", [figure(*item) for item in figures.items()])
 
 
 if __name__ == "__main__":
