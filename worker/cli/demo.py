@@ -48,8 +48,12 @@ def demo(
     from rich.console import Console
 
     console = Console(highlight=False)
-    with _alone(folder), _cleaned_up(folder, console):
-        _play(folder, rate, stay, console)
+    console.print(
+        "[bold]Factorstream[/]: ratings in a real Kafka become embeddings in a real Redis. Ctrl-C ends it at any moment."
+    )
+    interrupts = Interrupts()
+    with _alone(folder), _cleaned_up(folder, interrupts, console):
+        _play(folder, rate, stay, interrupts, console)
     console.print(f"[dim]Kafka, Redis and the worker are stopped; their data and logs are in {folder}/, until the next run.[/]")
 
 
@@ -68,7 +72,32 @@ class Material:
         return self.titles.get(item_id, item_id)
 
 
-def _play(folder: Path, rate: float, stay: bool, console: Console) -> None:
+class Interrupts:
+    """Ctrl-C, SIGTERM and a closed terminal: raised at once, and remembered, for some libraries swallow it while they load."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self._came = False
+        for number in self.SIGNALS:
+            signal.signal(number, self._raise)
+
+    def check(self) -> None:
+        """Raise `KeyboardInterrupt` if one came."""
+        if self._came:
+            raise KeyboardInterrupt
+
+    def end(self) -> None:
+        """Ignore them from now on: a second Ctrl-C must not leave half of it running."""
+        for number in self.SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _raise(self, number: int, frame: object) -> None:
+        self._came = True
+        raise KeyboardInterrupt
+
+
+def _play(folder: Path, rate: float, stay: bool, interrupts: Interrupts, console: Console) -> None:
     from factorstream import Reader
     from factorstream.worker.adapters import kafka_topics
     from factorstream.worker.local import services
@@ -77,6 +106,7 @@ def _play(folder: Path, rate: float, stay: bool, console: Console) -> None:
 
     with console.status("Getting MovieLens-100K …"):
         material = _material(folder, console)
+    interrupts.check()
     with console.status("Starting Apache Kafka and Redis …"):
         up = services.start(folder / "services")
         assert up.kafka is not None  # start has returned: both answer
@@ -86,12 +116,12 @@ def _play(folder: Path, rate: float, stay: bool, console: Console) -> None:
     with console.status("Starting the worker (the first one on a machine compiles its kernels, up to two minutes) …"):
         url = f"http://127.0.0.1:{free_port()}"
         worker = Child(folder / "worker", "run", *_settings(up, url))
-        _await_worker(worker, url)
+        _await_worker(worker, url, interrupts)
     console.print(f"the worker on {url}/metrics")
     sender = Child(
         folder / "replay", "replay", str(material.file.resolve()), "--topic", TOPIC, "--kafka", up.kafka, "--rate", str(rate)
     )
-    view = _watch(worker, sender, url, material, rate, console)
+    view = _watch(worker, sender, url, material, rate, interrupts, console)
     with Reader(up.redis, MODEL) as reader:
         _tell(reader, material, view, console)
         if stay:
@@ -126,17 +156,20 @@ def _material(folder: Path, console: Console) -> Material:
     return Material(data.ratings, read(data.ratings), data.titles, "MovieLens-100K")
 
 
-def _await_worker(worker: Child, url: str) -> None:
+def _await_worker(worker: Child, url: str, interrupts: Interrupts) -> None:
     from factorstream.worker.local.scrape import scrape
 
     until = time.monotonic() + PATIENCE_S
     while scrape(url) is None:
+        interrupts.check()
         if not worker.running() or time.monotonic() > until:
             raise ServiceFailed(f"the worker did not begin within {PATIENCE_S:.0f} s; see {worker.log}")
         time.sleep(LOOK_EVERY_S)
 
 
-def _watch(worker: Child, sender: Child, url: str, material: Material, rate: float, console: Console) -> View:
+def _watch(
+    worker: Child, sender: Child, url: str, material: Material, rate: float, interrupts: Interrupts, console: Console
+) -> View:
     """Show progress until everything sent is learned and readable."""
     from factorstream.worker.cli.demo_view import View
     from factorstream.worker.local.scrape import scrape
@@ -147,6 +180,7 @@ def _watch(worker: Child, sender: Child, url: str, material: Material, rate: flo
     began = time.monotonic()
     with view.live():
         while True:
+            interrupts.check()
             sending = sender.running()
             facts = scrape(url)
             if facts is not None:
@@ -172,11 +206,12 @@ def _tell(reader: Reader, material: Material, view: View, console: Console) -> N
     top = [(material.title(item), f"{score:.2f}") for item, score in reader.top_n(user_id, 10)]
     alike = [(material.title(item), f"{cosine:.2f}") for item, cosine in reader.similar_items(known, 10)]
     note = f"rated {rated.sum()} films, {material.title(loved[0])} highest; these are left out"
+    width = min(48, console.width // 2 - 2)
     console.print()
     console.print(
         side_by_side(
-            ranking(f"What user {user_id} would like", note, top, "stars"),
-            ranking(f"Like {material.title(known)}", "by the angle between embeddings", alike, "cosine"),
+            ranking(f"What user {user_id} would like", note, top, "stars", width),
+            ranking(f"Like {material.title(known)}", "by the angle between embeddings", alike, "cosine", width),
         )
     )
     meta = reader.meta()
@@ -218,18 +253,15 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _cleaned_up(folder: Path, console: Console) -> Iterator[None]:
-    """Begin with nothing, and end with nothing running, however it ends: Ctrl-C, SIGTERM and a closed terminal included."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+def _cleaned_up(folder: Path, interrupts: Interrupts, console: Console) -> Iterator[None]:
+    """Begin with nothing, and end with nothing running, however it ends."""
     try:
         _stop_all(folder)
         for name in PARTS:
             shutil.rmtree(folder / name, ignore_errors=True)
         yield
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave half of it running
+        interrupts.end()
         with console.status("Stopping everything …"):
             _stop_all(folder)
 

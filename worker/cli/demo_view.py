@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from rich.columns import Columns
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
@@ -45,7 +45,7 @@ class View:
 
     def show(self, now_s: float, facts: Facts) -> None:
         """Draw *facts*, seen at *now_s*."""
-        if self.last is not None and now_s > self.last[0]:
+        if self.last is not None and now_s > self.last[0] and facts.n_accepted:
             self.rates.append((facts.n_accepted - self.last[1].n_accepted) / (now_s - self.last[0]))
         if facts.rmse is not None:
             self.rmses.append(facts.rmse)
@@ -120,12 +120,10 @@ def milliseconds(seconds: float | None) -> str:
     return "—" if seconds is None else f"{1000 * seconds:.0f} ms"
 
 
-def ranking(title: str, note: str, rows: Sequence[tuple[str, str]], number: str) -> Table:
-    """Return a list of films: name and number of each."""
-    table = Table(
-        title=title, caption=note, title_justify="left", caption_justify="left", title_style="bold", border_style="blue"
-    )
-    table.add_column("film", overflow="ellipsis", no_wrap=True, max_width=40)
+def ranking(title: str, note: str, rows: Sequence[tuple[str, str]], number: str, width: int) -> Table:
+    """Return a list of films, at most *width* characters wide: name and number of each."""
+    table = Table(title=title, caption=note, title_justify="left", caption_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table.add_column("film", overflow="ellipsis", no_wrap=True, width=width - len(number) - 7)
     table.add_column(number, justify="right", style="bold cyan")
     for name, value in rows:
         table.add_row(name, value)
@@ -133,5 +131,7 @@ def ranking(title: str, note: str, rows: Sequence[tuple[str, str]], number: str)
 
 
 def side_by_side(*parts: RenderableType) -> RenderableType:
-    """Return *parts* beside each other where the terminal is wide enough, below each other elsewhere."""
-    return Columns(parts, padding=(0, 3))
+    """Return *parts* beside each other."""
+    table = Table.grid(padding=(0, 2))
+    table.add_row(*parts)
+    return table
