@@ -30,7 +30,10 @@ class Side(NamedTuple):
 
 
 class Histories(NamedTuple):
-    """Ratings of several rows in one pair of columns: those of entry j are ``starts[j]:starts[j + 1]``, ascending by other row."""
+    """Ratings of several rows in one pair of columns: those of entry j are ``starts[j]:starts[j + 1]``.
+
+    Ascending by other row; every rating is a number, every pair there once.
+    """
 
     starts: I64
     """``(n + 1,)``."""
@@ -84,21 +87,30 @@ class Kernels(Protocol):
 
         - a row with a history in the batch (fold-in) becomes the minimiser of the objective over that row alone, factors and
           bias jointly, against the other side's values before the event;
-        - a row without takes a gradient step, proximal when plain:
-          weighted ``u ← u + η (e v − λ u)``; plain ``u ← (u + η e v) / (1 + η λ / count)``; the bias likewise with its own rate and λ;
-        - the step is bounded: with ``t = η_n |v|² [user steps] + η_m |u|² [item steps] + η_b of each side that steps`` (rates after
-          decay), e of the steps is multiplied by ``min(1, ½ / t)``: at most half of the error is taken back at once, so heavy tails
-          and large factors cannot make the model diverge; the error returned is not bounded;
+        - a row without takes a gradient step, proximal when plain, the bias likewise with its own rate and λ:
+          weighted ``u ← u + η (e v − λ u)``; plain ``u ← (u + η e v) / (1 + η λ / count)``;
+        - the step is bounded: with ``t = η_n |v|² [user steps] + η_m |u|² [item steps] + η_b of each side that steps``
+          (rates after decay), e of the steps is multiplied by ``min(1, ½ / t)``: at most half of the error is taken back
+          at once, so heavy tails and large factors cannot make the model diverge; the error returned is not bounded;
         - an unrate (x is NaN) only folds in; a row left with no rating stays as it is. Its error is NaN.
 
-        An event whose score is not finite, or whose new row would not be, leaves that row as it is; its error is then NaN
-        or ±inf, and the caller counts it. So a diverged row poisons no other.
+        A row that would step by an error that is not finite, or whose new values would not be, stays as it is; the event's
+        error is then NaN or ±inf, and the caller counts it. So a diverged row poisons no other, and a fold-in heals it.
 
         Source: Koren, Bell and Volinsky, IEEE Computer 42(8), 2009; proximal step: Parikh and Boyd 2014, section 4.2.
         """
 
     def als(
-        self, own: Side, other: Side, rows: I32, histories: Histories, *, intercept: float, penalty: float, bias_penalty: float, weighted: bool
+        self,
+        own: Side,
+        other: Side,
+        rows: I32,
+        histories: Histories,
+        *,
+        intercept: float,
+        penalty: float,
+        bias_penalty: float,
+        weighted: bool,
     ) -> F64:
         """Set each of *rows* to the minimiser of the objective over that row, against *other* as it is.
 
@@ -106,11 +118,13 @@ class Kernels(Protocol):
         solution of minimum norm. A row with an empty history becomes zero. A solution that is not finite leaves its row.
         No row is in *rows* twice. One row, one thread: the number of threads never changes bits.
 
-        Returns: ``(len(rows),)``, by how much each row's solve lowered the objective (≥ 0 up to rounding).
+        Returns: ``(len(rows),)``, by how much each row's solve lowered the objective: ``½ Δᵀ A Δ`` ≥ 0, ∞ for a row that was not
+        finite, 0 for one that was left.
         """
 
     def initialize(self, side: Side, first: int, stop: int, *, seed: int, stream: int, deviation: float) -> None:
         """Fill rows ``first .. stop - 1``: factors from a counter hash of (seed, stream, row, k), biases zero.
 
-        splitmix64 and Box–Muller, standard deviation *deviation*: the same on every platform up to rounding of log, sqrt and cos.
+        splitmix64 and Box–Muller, standard deviation *deviation*: the same on every platform up to rounding of log, sqrt and
+        cos. *seed* and *stream* count modulo 2⁶⁴.
         """

@@ -9,13 +9,13 @@ import numpy as np
 
 from factorstream.worker.kernels.compiled import Int, bare, inlined
 from factorstream.worker.kernels.cpu_fold import copy_row, fold_in, padded
-from factorstream.worker.kernels.simd import all_below_two, ask_to_write, can_step, dot, step_pair
+from factorstream.worker.kernels.simd import ask_to_write, can_step, dot_and_norms, step_pair
 
 AHEAD = 8
 """Ratings between asking for rows and using them: 4 to 16 are equally fast at K = 64."""
 
 HUGE = np.float32(1e30)
-"""Below it, steps of factors below 2 stay finite."""
+"""Where all that makes a step is below it, its result is finite."""
 
 ONE, HALF, NAN = np.float32(1), np.float32(0.5), np.float32(np.nan)
 
@@ -88,15 +88,16 @@ def step_all(
         user, item = np.uint64(batch.user_rows[j]), np.uint64(batch.item_rows[j])
         p_at, q_at = np.int64(user) * rank, np.int64(item) * rank
         bias, item_bias = b[user], c[item]
-        error = batch.ratings[j] - (intercept + bias + item_bias + dot(p, p_at, q, q_at, rank))
+        product, user_norm, item_norm = dot_and_norms(p, p_at, q, q_at, rank)
+        error = batch.ratings[j] - (intercept + bias + item_bias + product)
         user_rates, item_rates = rates_of(batch.user_counts[j], rates), rates_of(batch.item_counts[j], rates)
-        taken_back = share(user_rates, q, q_at, rank) + share(item_rates, p, p_at, rank)
+        taken_back = share(user_rates, item_norm) + share(item_rates, user_norm)
         pull = bounded(error, taken_back)
         up = step_of(pull, batch.user_counts[j], penalty.user, penalty.bias, penalty.weighted, user_rates)
         down = step_of(pull, batch.item_counts[j], penalty.item, penalty.bias, penalty.weighted, item_rates)
         new_bias, new_item_bias = up.bias_keep * bias + up.bias_step, down.bias_keep * item_bias + down.bias_step
         size = abs(up.keep) + abs(up.step) + abs(down.keep) + abs(down.step) + abs(new_bias) + abs(new_item_bias)
-        if size < HUGE and all_below_two(p, p_at, q, q_at, rank):
+        if size + user_norm + item_norm < HUGE:
             step_pair(p, p_at, q, q_at, rank, up.keep, up.step, down.keep, down.step)
             b[user], c[item] = new_bias, new_item_bias
         elif not step_carefully(p, b, np.int64(user), up, q, c, np.int64(item), down, rank):
@@ -137,9 +138,9 @@ def rates_of(count: int, rates: Any) -> RowRates:
 
 
 @inlined
-def share(rates: RowRates, other: Any, other_at: Int, rank: int) -> Any:
+def share(rates: RowRates, other_norm: Any) -> Any:
     """Return what share of the error a row's step takes back: ``η |v|² + η_b``."""
-    return rates.factors * dot(other, other_at, other, other_at, rank) + rates.biases
+    return rates.factors * other_norm + rates.biases
 
 
 @inlined
@@ -189,13 +190,14 @@ def fold(
         return False
     if fold_item and not solve(p, b, rank, batch.item_histories, j, intercept, penalty.item, penalty, room, room.new_item):
         return False
-    error = batch.ratings[j] - (intercept + b[user] + c[item] + dot(p, user * rank, q, item * rank, rank))
+    product, user_norm, item_norm = dot_and_norms(p, user * rank, q, item * rank, rank)
+    error = batch.ratings[j] - (intercept + b[user] + c[item] + product)
     user_rates, item_rates = rates_of(batch.user_counts[j], rates), rates_of(batch.item_counts[j], rates)
     taken_back = np.float32(0)
     if not fold_user:
-        taken_back += share(user_rates, q, item * rank, rank)
+        taken_back += share(user_rates, item_norm)
     if not fold_item:
-        taken_back += share(item_rates, p, user * rank, rank)
+        taken_back += share(item_rates, user_norm)
     pull = bounded(error, taken_back)
     up = step_of(pull, batch.user_counts[j], penalty.user, penalty.bias, penalty.weighted, user_rates)
     down = step_of(pull, batch.item_counts[j], penalty.item, penalty.bias, penalty.weighted, item_rates)

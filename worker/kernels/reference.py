@@ -35,7 +35,8 @@ def sgd(users: Side, items: Side, batch: Batch, *, intercept: float, penalty: Pe
         stays = [not _write(users, user, new_w), not _write(items, item, new_z)]
         if any(stays):
             errors[j] = np.nan
-    return errors.astype(np.float32)
+    with np.errstate(over="ignore"):
+        return errors.astype(np.float32)
 
 
 def als(
@@ -141,7 +142,10 @@ def _learned(
 def _bound(w: F64, z: F64, batch: Batch, j: int, rates: Rates) -> float:
     """Return by what the error of event *j*'s steps is multiplied, so that these take back at most half of it."""
     taken_back = 0.0
-    for histories, count, other in ((batch.user_histories, batch.user_counts[j], z), (batch.item_histories, batch.item_counts[j], w)):
+    for histories, count, other in (
+        (batch.user_histories, batch.user_counts[j], z),
+        (batch.item_histories, batch.item_counts[j], w),
+    ):
         if not len(_history(histories, j)[0]):
             taken_back += (rates.factors * other[:-1] @ other[:-1] + rates.biases) / (1 + rates.decay * max(count, 1))
     return 1.0 if taken_back <= 0.5 else 0.5 / taken_back

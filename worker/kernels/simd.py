@@ -190,22 +190,22 @@ def dot(typing: Any, x: Any, x_at: Any, y: Any, y_at: Any, n: Any) -> Any:
 
 
 @_emitted
-def all_below_two(typing: Any, x: Any, x_at: Any, y: Any, y_at: Any, n: Any) -> Any:
-    """Return whether every ``|x[x_at + k]|`` and ``|y[y_at + k]|`` is below 2: then no exponent has its top bit set."""
+def dot_and_norms(typing: Any, x: Any, x_at: Any, y: Any, y_at: Any, n: Any) -> Any:
+    """Return ``x·y``, ``x·x`` and ``y·y`` of ``x[x_at:x_at + n]`` and ``y[y_at:y_at + n]``, read once."""
+    returned = types.UniTuple(types.float32, 3)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
         emit = Emit(context, builder)
         p, q = emit.at(signature.args[0], args[0], args[1]), emit.at(signature.args[2], args[2], args[3])
 
-        def collect(k: Value, carried: Sequence[Value], mask: Value) -> Sequence[Value]:
-            x, y = (builder.bitcast(emit.load(builder.gep(row, [k]), mask), _LANE_NUMBERS.type) for row in (p, q))
-            return [builder.or_(carried[0], builder.or_(x, y))]
+        def add(k: Value, sums: Sequence[Value], mask: Value) -> Sequence[Value]:
+            x, y = emit.load(builder.gep(p, [k]), mask), emit.load(builder.gep(q, [k]), mask)
+            return [emit.multiply_add(*pair, total) for pair, total in zip(((x, y), (x, x), (y, y)), sums, strict=True)]
 
-        (bits,) = emit.vectors(args[4], [ir.Constant(_LANE_NUMBERS.type, [0] * LANES)], collect)
-        tops = builder.and_(bits, ir.Constant(_LANE_NUMBERS.type, [1 << 30] * LANES))
-        return emit.all_zero(builder.bitcast(tops, _VECTOR))
+        sums = [emit.sum(total) for total in emit.vectors(args[4], [_ZERO] * 3, add)]
+        return context.make_tuple(builder, returned, sums)
 
-    return types.boolean(x, types.int64, y, types.int64, types.int64), codegen
+    return returned(x, types.int64, y, types.int64, types.int64), codegen
 
 
 @_emitted

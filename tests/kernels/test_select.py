@@ -1,0 +1,47 @@
+"""`model.device` has one place to go."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from factorstream.worker.kernels import DEVICES, DeviceMissing, available_kernels, cpu, gpu, select
+from factorstream.worker.kernels.api import Penalty, Rates, Side
+from tests.kernels.problems import batch_of
+
+
+def test_auto_takes_what_there_is():
+    assert select("auto") in available_kernels()
+    assert select("cpu").name == "cpu"
+
+
+def test_a_device_that_is_missing_says_so():
+    if gpu.missing():
+        with pytest.raises(DeviceMissing, match="choose 'auto' or 'cpu'"):
+            select("cuda")
+
+
+def test_an_unknown_device_names_those_there_are():
+    with pytest.raises(DeviceMissing, match=r"'tpu'.*auto, cpu, cuda"):
+        select("tpu")
+    assert DEVICES[0] == "auto"
+
+
+def test_nothing_is_compiled_before_it_is_asked_for():
+    code = "import sys, factorstream.worker.kernels; sys.exit('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("table", [np.zeros((4, 3)), np.zeros((3, 4), np.float32).T, np.zeros((4, 6), np.float32)[:, :3]])
+def test_a_table_that_would_have_to_be_copied_is_refused(table):
+    good = Side(np.zeros((4, 3), np.float32), np.zeros(4, np.float32))
+    with pytest.raises(TypeError, match="float32"):
+        cpu.sgd(
+            Side(table, good.biases),
+            good,
+            batch_of([(0, 0, 1.0)], 0),
+            intercept=0.0,
+            penalty=Penalty(0, 0, 0, True),
+            rates=Rates(0.1, 0.1, 0),
+        )
