@@ -105,10 +105,10 @@ def test_killed_ten_times_every_rating_is_learned_exactly_once_and_readers_see_n
     sender = threading.Thread(target=send_steadily, args=(place, events, 2.0 * N_KILLS))
     watcher.start()
     sender.start()
-    for _ in range(N_KILLS):
+    for number in range(N_KILLS):
         worker = place.start(checkpoint_interval_s=0.5)
-        worker.said("metrics and health")
-        time.sleep(random_.uniform(0.0, 2.5))
+        worker.said("metrics and health" if number % 4 == 3 else "running")  # some are killed while they start
+        time.sleep(random_.uniform(0.0, 2.0))
         worker.kill()
     sender.join()
     answer = place.run().settled()
