@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from factorstream.worker.errors import UserMistake
 
@@ -37,6 +37,16 @@ class Kafka(Section):
     """Where unreadable records go; made when it is missing."""
     group_id: str = "factorstream"
     """Under which offsets are committed, for lag tools only: the worker resumes from its checkpoint."""
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    """How to speak to the brokers."""
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    """How to log in, for the SASL protocols."""
+    sasl_username: str | None = None
+    """Who logs in."""
+    sasl_password: SecretStr | None = None
+    """Their password; best given through the environment."""
+    ssl_cafile: Path | None = None
+    """Certificates to trust, for the SSL protocols; unset: the system's."""
     on_lost_offsets: Literal["error", "earliest"] = "error"
     """What to do when the broker no longer has the offsets to resume from: stop and say so, or go on with the earliest it has."""
     max_poll_records: int = Field(5_000, ge=1)

@@ -60,6 +60,7 @@ def wire(settings: Settings) -> Wired:
         max_records=settings.kafka.max_poll_records,
         timeout_s=settings.kafka.timeout_s,
         on_lost_offsets=settings.kafka.on_lost_offsets,
+        security=security_of(settings),
     )
     publisher = RedisPublisher(
         settings.redis.url, settings.model.name, n_buckets=settings.redis.n_buckets, replace=settings.redis.replace
@@ -81,6 +82,7 @@ def wire(settings: Settings) -> Wired:
         settings.kafka.dead_letter_topic,
         settings.kafka.topic,
         timeout_s=settings.kafka.timeout_s,
+        security=security_of(settings),
     )
     clock = time.monotonic
     return Wired(
@@ -124,6 +126,19 @@ def serve_metrics(settings: Settings) -> tuple[Metrics, Server]:
         }
     )
     return metrics, metrics.serve(settings.metrics.host, settings.metrics.port)
+
+
+def security_of(settings: Settings) -> dict[str, object]:
+    """Return how to speak to the brokers, in kafka-python's names."""
+    kafka = settings.kafka
+    named = {
+        "security_protocol": kafka.security_protocol,
+        "sasl_mechanism": kafka.sasl_mechanism,
+        "sasl_plain_username": kafka.sasl_username,
+        "sasl_plain_password": kafka.sasl_password.get_secret_value() if kafka.sasl_password else None,
+        "ssl_cafile": str(kafka.ssl_cafile) if kafka.ssl_cafile else None,
+    }
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def learning_of(settings: Settings) -> Learning:
