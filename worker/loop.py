@@ -208,8 +208,11 @@ class Worker:
     def _remove_strangers(self) -> None:
         """Once everything is published anew, remove this model's other keys: another journal's, or a restored Redis's."""
         if self.state.pending.anew and self.parts.source.at_end() and not self._unpublished():
+            try:
+                n_removed = self.parts.publisher.remove_other_epochs()
+            except PublisherUnavailable:
+                return  # tried again after the next publication, which says that Redis is away
             self.state.pending.anew = False
-            n_removed = self.parts.publisher.remove_other_epochs()
             if n_removed:
                 log.info("removed keys that were not this model's", n_removed=n_removed)
 

@@ -161,7 +161,9 @@ class Running:
     def has_learned(self, n_records):
         """Wait until it has read *n_records* since its start and published what they changed."""
         self.said("running")
-        await_true(lambda: (m := self.metrics())["factorstream_records_total"] >= n_records and m["factorstream_pending_rows"] == 0)
+        await_true(
+            lambda: (m := self.metrics())["factorstream_records_total"] >= n_records and m["factorstream_pending_rows"] == 0
+        )
 
 
 @dataclass
@@ -386,5 +388,3 @@ def rate(user, item, rating=None, timestamp_ms=None):
 def rates(n_users, n_items, *, first=0):
     """Return one event for each pair."""
     return [rate(user, item) for user in range(first, first + n_users) for item in range(n_items)]
-
-

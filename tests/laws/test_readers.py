@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factorstream.worker.errors import Fenced, ForeignJournal
+from factorstream.worker.adapters.memory import MemoryTable
+from factorstream.worker.errors import Fenced, ForeignJournal, PublisherUnavailable
 from factorstream.worker.loop import Worker
 from tests.laws.strategies import logs, rating_logs
 from tests.laws.world import World, published, settings_of, worker
@@ -113,4 +114,30 @@ def test_keys_of_another_journal_are_refused_unless_they_may_be_replaced():
     with pytest.raises(ForeignJournal, match=r"redis\.replace"):
         worker(other, SETTINGS, journal_id="another")
     list(worker(other, settings_of("redis.replace=true"), journal_id="another")[2])
-    assert ("user", "u2") in published(other)
+    assert {name for side, name in published(other) if side == "user"} == {"u2"}
+
+
+class FalteringTable(MemoryTable):
+    """Goes away for a moment just when a publication is done and keys are looked through."""
+
+    n_scans = 0
+
+    def scan(self, prefix):
+        self.n_scans += 1
+        if self.n_scans == 1:
+            raise PublisherUnavailable("away")
+        return super().scan(prefix)
+
+
+def test_a_redis_that_goes_away_while_anothers_keys_are_removed_has_them_removed_later():
+    world = World(table=FalteringTable())
+    world.write([rate(1, 1)])
+    list(worker(world, SETTINGS)[2])
+    other = World(table=world.table)
+    other.write([rate(2, 2)])
+    world.table.n_scans = 0
+    _, _, turns = worker(other, settings_of("redis.replace=true"), journal_id="another")
+    assert len(list(turns)) > 1
+    list(worker(other, SETTINGS, journal_id="another")[2])
+    assert world.table.n_scans > 1
+    assert {name for side, name in published(other) if side == "user"} == {"u2"}
