@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorstream.worker.errors import UserMistake
-from factorstream.worker.kernels.api import Batch, Histories, Kernels
+from factorstream.worker.kernels.api import Batch, Histories, Kernels, Rates
 from factorstream.worker.kernels.objective import errors, penalties
 from factorstream.worker.learn.als import solve
 from factorstream.worker.learn.settings import Learning
@@ -23,6 +23,8 @@ Method = Literal["als", "sgd"]
 
 BLOCK_VISITS = 2_000_000
 """Ratings gathered at once: some 16 MB."""
+EPOCHS_TO_HALF = 5
+"""After which SGD's steps are half as long."""
 LAMBDA = 14.0
 """λ of the factors where none is set, in units of the ratings' spread: with it ratings held out at random are predicted best.
 
@@ -106,12 +108,12 @@ def fit(
     """
     random = np.random.default_rng(seed)
     learning = learning_of_all(learning, model.level)
-    for _ in range(n_iterations):
+    for epoch in range(n_iterations):
         began = time.perf_counter()
         if method == "als":
             _solve_all(model, kernels, learning)
         else:
-            _step_all(model, kernels, learning, parts.training, random)
+            _step_all(model, kernels, learning, parts.training, _rates(learning, model.level, epoch), random)
         seconds = time.perf_counter() - began
         value = objective(model, learning, parts.training)
         if not np.isfinite(value):
@@ -172,7 +174,16 @@ def _solve_all(model: Model, kernels: Kernels, learning: Learning) -> None:
             solve(kernels, learning, model, side, part)
 
 
-def _step_all(model: Model, kernels: Kernels, learning: Learning, training: Entries, random: np.random.Generator) -> None:
+def _rates(learning: Learning, level: Level, epoch: int) -> Rates:
+    """Return the step sizes of *epoch*: those of the stream at first, then falling, so that steps end near the minimum."""
+    rates = learning.rates(level)
+    share = 1.0 / (1.0 + epoch / EPOCHS_TO_HALF)
+    return Rates(rates.factors * share, rates.biases * share, rates.decay)
+
+
+def _step_all(
+    model: Model, kernels: Kernels, learning: Learning, training: Entries, rates: Rates, random: np.random.Generator
+) -> None:
     order = random.permutation(len(training.ratings))
     for first in range(0, len(order), BLOCK_VISITS):
         part = order[first : first + BLOCK_VISITS]
@@ -185,5 +196,5 @@ def _step_all(model: Model, kernels: Kernels, learning: Learning, training: Entr
             Batch(users, items, training.ratings[part], *counts, none, none),
             intercept=model.level.intercept,
             penalty=learning.penalty(model.level),
-            rates=learning.rates(model.level),
+            rates=rates,
         )
