@@ -27,6 +27,8 @@ from factorstream.worker.kernels.simd import (
     add_border,
     add_scaled,
     add_tile,
+    ask_to_read,
+    clear,
     copy_padded,
     dot,
     factor_block,
@@ -40,13 +42,16 @@ from factorstream.worker.kernels.simd import (
 PANEL = 8192
 """Floats of gathered rows worked on at once: 32 KB stay in the first-level cache while every tile reads them."""
 
+AHEAD = 8
+"""Ratings between asking for a row and using it."""
+
 CANCELLED = np.float32(64)
 """A change so many times larger than the row it leads to has cost float32 too many digits."""
 
 ONE = np.float32(1)
 
-PENALTY, BIAS_PENALTY, RESIDUAL, HH, HG, GG, WEAKNESS, BIAS = range(8)
-"""Rows of `Room.totals`: a lane's λ, μ and ρ; h·A⁻¹h, h·A⁻¹g, g·A⁻¹g; what its weakest pivot lost; its (change of) bias."""
+SIZE, PENALTY, BIAS_PENALTY, RESIDUAL, HH, HG, GG, WEAKNESS, BIAS = range(9)
+"""Rows of `Room.totals`: a lane's number of unknowns, λ, μ and ρ; h·A⁻¹h, h·A⁻¹g, g·A⁻¹g; what its weakest pivot lost; its (change of) bias."""
 
 
 class Room(NamedTuple):
@@ -71,7 +76,7 @@ class Room(NamedTuple):
     new: NDArray[np.float32]
     """``(padded(K) + 1,)``."""
     totals: NDArray[np.float32]
-    """``(8, LANES)``."""
+    """``(9, LANES)``."""
 
 
 def room(rank: int) -> Room:
@@ -91,7 +96,7 @@ def room(rank: int) -> Room:
         column,
         LANES * (vector + 1),
         vector + 1,
-        8 * LANES,
+        9 * LANES,
     )
     return Room(*(np.zeros(size, np.float32) for size in sizes))
 
@@ -138,24 +143,25 @@ def solve_group(
     for lane in range(LANES):
         if group[lane] >= 0:
             size = max(size, min(length(histories, group[lane]), rank))
-    height = (size + BLOCK - 1) // BLOCK * BLOCK
+    vector, height = padded(rank), (size + BLOCK - 1) // BLOCK * BLOCK
     for lane in range(LANES):
         entry = group[lane]
         n = length(histories, entry) if entry >= 0 else 0
         weight = np.float32(n) if weighted else ONE
         room.totals[PENALTY * LANES + lane] = weight * penalty
         room.totals[BIAS_PENALTY * LANES + lane] = weight * bias_penalty
-        clear(room.systems, lane, padded(rank), height)
+        system = lane * (vector + 2) * vector
+        clear(room.systems, system, padded(height) * vector)
+        clear(room.systems, system + vector * vector, 2 * vector)
         if entry >= 0:
             load_old(own, np.int64(rows[entry]), rank, room, lane)
         if n >= rank:
             sum_by_factors(other, rank, histories, entry, intercept, room, lane)
         elif n > 0:
             sum_by_ratings(other, rank, histories, entry, intercept, room, lane)
-    turn(room, padded(rank), height)
-    for lane in range(LANES):
-        n = length(histories, group[lane]) if group[lane] >= 0 else 0
-        add_penalty(room, lane, min(n, rank), height)
+        room.totals[SIZE * LANES + lane] = min(n, rank)
+    turn(room, vector, height)
+    add_penalty(room, height)
     factor(room.lanes, height)
     eliminate_bias(room, histories, group, rank, height)
     for p in range(height - 1, -1, -1):
@@ -172,16 +178,6 @@ def length(histories: Any, entry: Int) -> int:
 
 
 @inlined
-def clear(systems: Any, lane: int, vector: int, height: int) -> None:
-    """Zero the part of a lane's system that is used."""
-    first = lane * (vector + 2) * vector
-    for at in range(first, first + padded(height) * vector):
-        systems[at] = 0
-    for at in range(first + vector * vector, first + (vector + 2) * vector):
-        systems[at] = 0
-
-
-@inlined
 def load_old(own: Any, row: Int, rank: int, room: Any, lane: int) -> None:
     """Keep a row as it is; all zeros when it is not finite."""
     vector = padded(rank)
@@ -189,8 +185,7 @@ def load_old(own: Any, row: Int, rank: int, room: Any, lane: int) -> None:
     copy_padded(own.factors, row * rank, rank, room.old, at)
     room.old[at + vector] = own.biases[row]
     if not finite(room.old, at, vector + 1):
-        for k in range(at, at + vector + 1):
-            room.old[k] = 0
+        clear(room.old, at, vector + 1)
 
 
 @inlined
@@ -213,6 +208,8 @@ def sum_by_factors(other: Any, rank: int, histories: Any, entry: Int, intercept:
     while begin < end:
         n = min(panel, end - begin)
         for t in range(n):
+            if t + AHEAD < n:
+                ask_to_read(other.factors, np.int64(histories.others[begin + t + AHEAD]) * rank, rank)
             row = np.int64(histories.others[begin + t])
             copy_padded(other.factors, row * rank, rank, room.gathered, t * vector)
             score = intercept + other.biases[row] + bias + dot(room.gathered, t * vector, room.old, old, vector)
@@ -234,12 +231,13 @@ def sum_by_ratings(other: Any, rank: int, histories: Any, entry: Int, intercept:
     system, begin = lane * (vector + 2) * vector, histories.starts[entry]
     border = system + vector * vector
     for t in range(n):
+        if t + AHEAD < n:
+            ask_to_read(other.factors, np.int64(histories.others[begin + t + AHEAD]) * rank, rank)
         row = np.int64(histories.others[begin + t])
         copy_padded(other.factors, row * rank, rank, room.gathered, t * vector)
         room.systems[border + t] = histories.ratings[begin + t] - intercept - other.biases[row]
         room.systems[border + vector + t] = 1
-    for at in range(n * vector, padded(n) * vector):
-        room.gathered[at] = 0
+    clear(room.gathered, n * vector, (padded(n) - n) * vector)
     for t in range(0, n, LANES):
         for k in range(0, vector, LANES):
             transpose_tile(room.gathered, t * vector + k, vector, room.turned, k * vector + t, vector)
@@ -263,14 +261,15 @@ def turn(room: Any, vector: int, height: int) -> None:
 
 
 @inlined
-def add_penalty(room: Any, lane: int, size: int, height: int) -> None:
-    """Add λ to a lane's diagonal, and make what is not its own the identity."""
-    weight = room.totals[PENALTY * LANES + lane]
+def add_penalty(room: Any, height: int) -> None:
+    """Add λ to every lane's diagonal, and make what is beyond a lane's own system the identity."""
+    lanes, totals = room.lanes, room.totals
     for k in range(height):
-        at = k * LANES + lane
-        place = k * (k + 3) // 2 * LANES + lane
-        room.lanes[place] += weight if k < size else ONE
-        room.diagonal[at] = room.lanes[place]
+        place = k * (k + 3) // 2 * LANES
+        for lane in range(LANES):
+            inside = np.float32(k) < totals[SIZE * LANES + lane]
+            lanes[place + lane] += totals[PENALTY * LANES + lane] if inside else ONE
+            room.diagonal[k * LANES + lane] = lanes[place + lane]
 
 
 @inlined
@@ -334,8 +333,7 @@ def finish(
     """Write a lane's row and by how much it lowered the objective, or mark it."""
     vector, n = padded(rank), length(histories, entry)
     new = room.new
-    for k in range(vector + 1):
-        new[k] = 0
+    clear(new, 0, vector + 1)
     good = True
     if n >= rank:
         good = add_change(room, lane, rank, n)

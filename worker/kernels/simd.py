@@ -142,24 +142,29 @@ class Emit:
         return [self.merge((before, value), (last, result)) for value, result in zip(carried, results, strict=True)]
 
 
-@_emitted
-def ask_to_write(typing: Any, array: Any, at: Any, n: Any) -> Any:
-    """Ask for the cache lines of ``array[at:at + n]``, to be written soon; n > 0."""
+def _ask(to_write: bool) -> Callable[..., Any]:
+    def ask(typing: Any, array: Any, at: Any, n: Any) -> Any:
+        """Ask for the cache lines of ``array[at:at + n]``, n > 0, which are needed soon."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
-        emit = Emit(context, builder)
-        first = emit.at(signature.args[0], args[0], args[1])
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+            emit = Emit(context, builder)
+            first = emit.at(signature.args[0], args[0], args[1])
 
-        def ask(k: Value, _: Sequence[Value]) -> Sequence[Value]:
-            address = builder.bitcast(builder.gep(first, [k]), ir.IntType(8).as_pointer())
-            emit.call("llvm.prefetch.p0", ir.VoidType(), address, _I32(1), _I32(3), _I32(1))
-            return []
+            def line(k: Value, _: Sequence[Value]) -> Sequence[Value]:
+                address = builder.bitcast(builder.gep(first, [k]), ir.IntType(8).as_pointer())
+                emit.call("llvm.prefetch.p0", ir.VoidType(), address, _I32(int(to_write)), _I32(3), _I32(1))
+                return []
 
-        emit.loop(args[2], LANES, [], ask)
-        ask(builder.sub(args[2], _I64(1)), [])  # a row that begins inside a line ends inside one more
-        return context.get_dummy_value()
+            emit.loop(args[2], LANES, [], line)
+            line(builder.sub(args[2], _I64(1)), [])  # a row that begins inside a line ends inside one more
+            return context.get_dummy_value()
 
-    return types.void(array, types.int64, types.int64), codegen
+        return types.void(array, types.int64, types.int64), codegen
+
+    return _emitted(ask)
+
+
+ask_to_read, ask_to_write = _ask(to_write=False), _ask(to_write=True)
 
 
 @_emitted
@@ -287,6 +292,24 @@ def copy_padded(typing: Any, x: Any, x_at: Any, n: Any, y: Any, y_at: Any) -> An
         return context.get_dummy_value()
 
     return types.void(x, types.int64, types.int64, y, types.int64), codegen
+
+
+@_emitted
+def clear(typing: Any, x: Any, x_at: Any, n: Any) -> Any:
+    """``x[x_at:x_at + n] = 0``: numba's own loop, whose places may count from the end, would scatter."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        first = emit.at(signature.args[0], args[0], args[1])
+
+        def store(k: Value, _: Sequence[Value], mask: Value) -> Sequence[Value]:
+            emit.store(_ZERO, builder.gep(first, [k]), mask)
+            return []
+
+        emit.vectors(args[2], [], store)
+        return context.get_dummy_value()
+
+    return types.void(x, types.int64, types.int64), codegen
 
 
 @_emitted
