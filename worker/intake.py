@@ -39,7 +39,7 @@ class Intake:
         self._n_recent = self._n_rejects = 0
 
     def read(self, polled: Sequence[Records]) -> Delivery:
-        """Decode *polled*. Raises `TooManyRejects`; never for what a record holds."""
+        """Decode *polled*; never raises for what a record holds."""
         values: list[bytes | None] = []
         times: list[int] = []
         foreign: list[Reject] = []
@@ -50,7 +50,7 @@ class Intake:
         decoded = decode_many(values, times, rating_min=self._range[0], rating_max=self._range[1])
         rejects = foreign + (_located(decoded, polled, foreign) if decoded.rejects else [])
         n_records = sum(len(records.offsets) for records in polled)
-        self._watch(n_records, rejects)
+        self._count(n_records, rejects)
         return Delivery(
             decoded,
             rejects,
@@ -59,22 +59,27 @@ class Intake:
             min(times, default=None),
         )
 
-    def _watch(self, n_records: int, rejects: Sequence[Reject]) -> None:
-        self._recent.append((n_records, len(rejects)))
+    def _count(self, n_records: int, rejects: Sequence[Reject]) -> None:
+        if n_records:
+            self._recent.append((n_records, len(rejects)))
         self._n_recent += n_records
         self._n_rejects += len(rejects)
-        while self._n_recent - self._recent[0][0] >= RECENT:
+        while self._recent and self._n_recent - self._recent[0][0] >= RECENT:
             old_records, old_rejects = self._recent.popleft()
             self._n_recent -= old_records
             self._n_rejects -= old_rejects
-        if self._n_recent >= RECENT and self._n_rejects > self._max_reject_share * self._n_recent:
-            last = rejects[-1] if rejects else None
-            raise TooManyRejects(
-                f"{self._n_rejects} of the last {self._n_recent} records could not be read"
-                + (f" (the last: partition {last.partition}, offset {last.offset}: {last.detail})" if last else "")
-                + f"; more than intake.max_reject_share = {self._max_reject_share}. They are in the dead-letter topic. "
-                "Mend the producer, or raise intake.max_reject_share to go on"
-            )
+
+    def too_many(self, delivery: Delivery) -> TooManyRejects | None:
+        """Return why not to go on after *delivery*, the one read last; None while enough of the stream can be read."""
+        if self._n_recent < RECENT or self._n_rejects <= self._max_reject_share * self._n_recent:
+            return None
+        last = delivery.rejects[-1] if delivery.rejects else None
+        return TooManyRejects(
+            f"{self._n_rejects} of the last {self._n_recent} records could not be read"
+            + (f" (the last: partition {last.partition}, offset {last.offset}: {last.detail})" if last else "")
+            + f"; more than intake.max_reject_share = {self._max_reject_share}. They are in the dead-letter topic. "
+            "Mend the producer, or raise intake.max_reject_share to go on"
+        )
 
 
 def _only_json(records: Records, foreign: list[Reject]) -> Records:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,7 +23,11 @@ log = structlog.get_logger()
 LONGEST_POLL_S = 0.1
 """A turn ends at least so often, so that signals, timers and metrics are never late."""
 PUBLISHING_SHARE = 9.0
-"""A publication that took t is followed by at least 9 t of learning: under lag rows change many times before they are written."""
+"""While many records wait, a publication that took t is followed by at least 9 t of learning: rows change often meanwhile."""
+MANY_WAITING = 5_000
+"""Records that have not been polled, from which on catching up comes before freshness."""
+QUIET_S = 0.1
+"""Without records, before idle sweeps begin: between a stream's bursts the processor is left to who delivers and who reads."""
 RETRY_S = 1.0
 """Between attempts to reach a Redis that is away."""
 HEARTBEAT_S = 1.0
@@ -107,8 +111,12 @@ class Worker:
     publisher_up: bool = True
     begun: tuple[Facts, float, float] | None = None
     """The checkpoint being written: its facts, when it began, and how long its copy held the loop."""
-    n_withheld: int = 0
-    lag: dict[int, int] = field(default_factory=dict)
+    lag: Mapping[int, int] = field(default_factory=dict)
+    """Records waiting after this turn's poll, by partition."""
+    rest_until_s: float = 0.0
+    """Until when nothing more is published while many records wait."""
+    records_at_s: float = -QUIET_S
+    """When records came last."""
 
     def turn(self) -> Tick:
         """Do one turn."""
@@ -117,13 +125,14 @@ class Worker:
             polled = parts.source.poll(self._patience())
         with watch.stage("decode"):
             turn = Turn(watch, parts.intake.read(polled))
-            parts.dead_letters.put(turn.delivery.rejects)
+            self._reject(turn.delivery)
+            self._note(turn.delivery)
         with watch.stage("learn"):
             self._learn(turn)
         if not turn.delivery.n_records:
             with watch.stage("sweep"):
                 self._sweep_idly(turn)
-        if parts.publish_every.due() and (self._unpublished() or parts.heartbeat_every.due()):
+        if not self._until_publication() and (self._unpublished() or parts.heartbeat_every.due()):
             with watch.stage("publish"):
                 self._publish(turn)
         with watch.stage("checkpoint"):
@@ -142,14 +151,33 @@ class Worker:
         self._end_checkpoint(turn)
         yield self._tick(turn)
 
+    def _reject(self, delivery: Delivery) -> None:
+        """Keep what could not be read. Raises `TooManyRejects`, once they are kept."""
+        self.parts.dead_letters.put(delivery.rejects)
+        too_many = self.parts.intake.too_many(delivery)
+        if too_many is not None:
+            self.parts.dead_letters.flush()
+            raise too_many
+
     def _patience(self) -> float:
         """Return how long to wait for records: not at all while there is something better to do."""
         if self._idle_work():
             return 0.0
         waits = [LONGEST_POLL_S, self.parts.checkpoint_every.left()]
         if self._unpublished():
-            waits.append(self.parts.publish_every.left())
+            waits.append(self._until_publication())
         return min(waits)
+
+    def _note(self, delivery: Delivery) -> None:
+        """Note how busy the stream is."""
+        self.lag = self.parts.source.lag()
+        if delivery.n_records:
+            self.records_at_s = self.parts.clock()
+
+    def _until_publication(self) -> float:
+        """Return for how many seconds nothing is published."""
+        rest = self.rest_until_s - self.parts.clock() if sum(self.lag.values()) > MANY_WAITING else 0.0
+        return max(self.parts.publish_every.left(), rest)
 
     def _learn(self, turn: Turn) -> None:
         state = self.state
@@ -163,7 +191,8 @@ class Worker:
             pending.oldest_record_ms = oldest if pending.oldest_record_ms is None else min(oldest, pending.oldest_record_ms)
 
     def _idle_work(self) -> bool:
-        return self.parts.sweep_when_idle and self.parts.learner.sweeper.worthwhile(self.state.model, LEAST_GAIN)
+        quiet = self.parts.sweep_when_idle and self.parts.clock() - self.records_at_s >= QUIET_S
+        return quiet and self.parts.learner.sweeper.worthwhile(self.state.model, LEAST_GAIN)
 
     def _sweep_idly(self, turn: Turn) -> None:
         if self._idle_work():
@@ -173,8 +202,8 @@ class Worker:
 
     def _unpublished(self) -> bool:
         model, pending = self.state.model, self.state.pending
-        n_rows = pending.n_rows(model.users.n, model.items.n) - self.n_withheld
-        return bool(n_rows > 0 or pending.blocks or pending.removed_users or pending.removed_items)
+        n_rows = pending.n_rows(model.users.n, model.items.n)
+        return bool(n_rows or pending.blocks or pending.removed_users or pending.removed_items)
 
     def _publish(self, turn: Turn, *, everything: bool = False) -> bool:
         """Publish what changed; return whether Redis took it. One that is away keeps the rows changed, and learning goes on."""
@@ -192,13 +221,13 @@ class Worker:
         if not self.publisher_up:
             log.info("redis is back")
         self.publisher_up = True
-        self.n_withheld = draft.n_withheld
         draft.published(self.state)
         if not intact:
             log.warning("redis lost its memory; publishing every row again")
             self.state.pending.add_all(self.state.model.users.n, self.state.model.items.n)
         seconds = self.parts.clock() - began
-        self.parts.publish_every.again(PUBLISHING_SHARE * seconds)
+        self.parts.publish_every.again()
+        self.rest_until_s = began + (1 + PUBLISHING_SHARE) * seconds
         self.parts.heartbeat_every.again()
         written = draft.publication
         self._remove_strangers()
@@ -264,9 +293,10 @@ class Worker:
             durable=turn.durable,
             checkpoint_failed=turn.checkpoint_failed,
             seconds=turn.watch.seconds,
-            lag=self.parts.source.lag(),
+            lag=self.lag,
             publisher_up=self.publisher_up,
             n_pending=self.state.pending.n_rows(model.users.n, model.items.n),
+            n_unseen=self.state.pending.n_rated(model.users.n, model.items.n),
             n_sweeps=model.sweep.n_sweeps,
             sweep_progress=sweeper.progress(model),
             n_users=len(self.state.user_ids),
