@@ -33,6 +33,7 @@ def run(
     """Learn from a topic and publish embeddings until told to stop; SIGTERM and Ctrl-C settle first."""
     from factorstream.worker.cli.logs import log_to_stderr
     from factorstream.worker.config import load
+    from factorstream.worker.errors import CheckpointFailed
     from factorstream.worker.loop import run as turns
     from factorstream.worker.wiring import serve_metrics, wire
 
@@ -54,6 +55,11 @@ def run(
     server.close()
     log.info("settled", **totals.summary())
     answer(totals.summary(), as_json=as_json, line=totals.line())
+    if totals.checkpoint_failed:
+        raise CheckpointFailed(
+            f"the last checkpoint could not be written to {settings.checkpoint.dir} (the log says why): free space or mend it; "
+            "nothing is lost, and the next start learns again what came since the checkpoint before"
+        )
 
 
 def collect_seldom() -> None:
@@ -75,12 +81,12 @@ class Stop:
         self._signalled = False
         self._source: EventSource | None = None
         self._idle_since: float | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
 
     def watch(self, source: EventSource) -> None:
-        """Ask *source* whether its end is reached."""
+        """Ask *source* whether its end is reached, and settle at a signal from now on; before, one ends the process at once."""
         self._source = source
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
 
     def observe(self, tick: Tick) -> None:
         """Start the clock anew when there were records; it does not run before the end of every partition is reached."""
@@ -134,6 +140,11 @@ class Totals:
                 self._busy_since = now - sum(tick.seconds.values())
         if self._busy_until is None and tick.n_users and not tick.n_pending and not any(tick.lag.values()):
             self._busy_until = now
+
+    @property
+    def checkpoint_failed(self) -> bool:
+        """Whether what was learned last is not durable."""
+        return self._last is not None and self._last.checkpoint_failed
 
     def summary(self) -> dict[str, object]:
         """Return the totals; ``busy_seconds`` from the first records' turn until all of them were learned and published."""
