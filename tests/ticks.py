@@ -20,6 +20,7 @@ QUIET = Tick(
     lag={},
     publisher_up=True,
     n_pending=0,
+    n_unseen=0,
     n_sweeps=0,
     sweep_progress=0.0,
     n_users=0,

@@ -10,11 +10,15 @@ from numpy.typing import NDArray
 
 from factorstream.worker.model.factors import Factors
 from factorstream.worker.ports import Block, Embeddings, Publication, SeenItems
-from factorstream.worker.state import SLOTS, State
+from factorstream.worker.state import RATED, SLOTS, SOLVED, State
 from factorstream.worker.timing import Clock
 
 ROWS_AT_ONCE = 50_000
 """Rows of one side in one publication: a worker that has everything to publish stays a worker that learns."""
+SOLVED_AT_ONCE = 1_000
+"""The same of rows that only a sweep changed, some 3 ms: it changes more than can be written, and ratings come first."""
+SAVED_UP_S = 0.1
+"""How much of the blocks' budget can be saved: what is written at once delays the ratings after it."""
 HEADER_BYTES = 296
 """Of a block, with a guess of the ids' share."""
 
@@ -27,17 +31,16 @@ class Draft:
 
     publication: Publication
     users: Rows
+    """Rows with numbers that are not finite are among them but not published: the last good ones stay with the readers."""
     items: Rows
     seen: Rows
     blocks: list[int]
-    n_withheld: int
-    """Rows with numbers that are not finite: the last good ones stay with the readers."""
 
     def published(self, state: State) -> None:
         """Note that readers have it."""
         pending = state.pending
-        pending.users[self.users] = False
-        pending.items[self.items] = False
+        pending.users[self.users] = 0
+        pending.items[self.items] = 0
         pending.seen[self.seen] = False
         for number in self.blocks:
             del pending.blocks[number]
@@ -52,18 +55,31 @@ class Turn:
     def __init__(self) -> None:
         self._next = 0
 
-    def rows(self, flags: NDArray[np.bool_]) -> Rows:
-        """Return rows that are flagged, at most `ROWS_AT_ONCE`."""
+    def rows(self, flags: NDArray[np.bool_], most: int = ROWS_AT_ONCE) -> Rows:
+        """Return rows that are flagged, *most* at most."""
         rows = np.flatnonzero(flags)
-        if len(rows) <= ROWS_AT_ONCE:
+        if len(rows) <= most:
             return rows
-        rows = np.roll(rows, -int(np.searchsorted(rows, self._next)))[:ROWS_AT_ONCE]
+        rows = np.roll(rows, -int(np.searchsorted(rows, self._next)))[:most]
         self._next = int(rows[-1]) + 1
         return rows
 
 
+class Side:
+    """What is next of one side's rows: those with ratings, then some of those that only a sweep changed."""
+
+    def __init__(self) -> None:
+        self._rated, self._solved = Turn(), Turn()
+
+    def rows(self, reasons: NDArray[np.uint8], *, everything: bool) -> Rows:
+        """Return the rows to publish, ascending; with *everything*, as many solved ones as rated ones may be."""
+        rated = self._rated.rows(reasons == RATED)
+        solved = self._solved.rows(reasons == SOLVED, ROWS_AT_ONCE if everything else SOLVED_AT_ONCE)
+        return np.sort(np.concatenate([rated, solved]))
+
+
 class Drafter:
-    """Chooses what is published next: every changed row at once, blocks of items within a budget of bytes a second."""
+    """Chooses what is published next: rows with ratings at once, solved ones some at a time, blocks within bytes a second."""
 
     def __init__(self, *, seen_items: int, block_bytes_per_s: float, loss: str, clock: Clock) -> None:
         self._seen_items = seen_items
@@ -71,34 +87,33 @@ class Drafter:
         self._loss = loss
         self._clock = clock
         self._allowance = 0.0
-        self._turns = {"users": Turn(), "items": Turn(), "seen": Turn()}
+        self._users, self._items, self._seen_lists = Side(), Side(), Turn()
         self._last = clock()
 
     def draft(self, state: State, *, everything: bool = False) -> Draft:
         """Return the next publication of *state*; with *everything*, blocks whatever they weigh."""
         model, pending = state.model, state.pending
-        users = self._turns["users"].rows(pending.users[: model.users.n])
-        items = self._turns["items"].rows(pending.items[: model.items.n])
-        good_users, good_items = users[model.users.finite(users)], items[model.items.finite(items)]
-        seen = self._turns["seen"].rows(pending.seen[: model.users.n]) if self._seen_items else users[:0]
+        users = self._users.rows(pending.users[: model.users.n], everything=everything)
+        items = self._items.rows(pending.items[: model.items.n], everything=everything)
+        seen = self._seen_lists.rows(pending.seen[: model.users.n]) if self._seen_items else users[:0]
         blocks = list(pending.blocks) if everything else self._affordable(state)
         publication = Publication(
             position=model.position,
-            users=self._user_embeddings(state, good_users),
-            items=self._item_embeddings(state, good_items),
+            users=self._user_embeddings(state, users[model.users.finite(users)]),
+            items=self._item_embeddings(state, items[model.items.finite(items)]),
             seen=self._seen(state, seen),
             blocks=[_block(state, number) for number in blocks],
             removed_users=[name for name in pending.removed_users if name not in state.user_ids],
             removed_items=[name for name in pending.removed_items if name not in state.item_ids],
             meta=self._meta(state),
         )
-        n_withheld = len(users) - len(good_users) + len(items) - len(good_items)
-        return Draft(publication, good_users, good_items, seen, blocks, n_withheld)
+        return Draft(publication, users, items, seen, blocks)
 
     def _affordable(self, state: State) -> list[int]:
-        """Return the oldest dirty blocks that the budget has room for; what was saved up is at most a second's worth."""
+        """Return the oldest dirty blocks that the budget has room for."""
         now = self._clock()
-        self._allowance = min(self._block_bytes_per_s, self._allowance + (now - self._last) * self._block_bytes_per_s)
+        saved = self._allowance + (now - self._last) * self._block_bytes_per_s
+        self._allowance = min(SAVED_UP_S * self._block_bytes_per_s, saved)
         self._last = now
         blocks = []
         weight = HEADER_BYTES + SLOTS * (4 * (state.model.rank + 2) + 12)

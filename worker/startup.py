@@ -46,7 +46,7 @@ def start(
         state.restore(checkpoint)
         known, left = SourceIdentity(facts.cluster_id, facts.topic, facts.topic_id), facts.sequence
         log.info("checkpoint restored", position=facts.position, n_ratings=facts.n_ratings, offsets=facts.offsets)
-    epoch, _ = patiently(publisher.peek, patience_s)
+    epoch, journal_id = patiently(publisher.peek, patience_s)
     identity = source.open(state.offsets, known)
     state.epoch = max(epoch, checkpoints.epoch()) + 1
     checkpoints.claim(state.epoch)
@@ -58,6 +58,7 @@ def start(
     takeover = patiently(lambda: publisher.take(state.epoch, state.journal_id, left), patience_s)
     if not takeover.intact:
         state.pending.add_all(state.model.users.n, state.model.items.n)
+        state.pending.anew = epoch > 0 or journal_id is not None  # where nobody has written, nothing is to be removed
     return snapshot
 
 

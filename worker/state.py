@@ -15,6 +15,7 @@ from factorstream.worker.kernels.api import F32
 from factorstream.worker.kernels.memory import reserve
 from factorstream.worker.learn.learner import Events, Learned
 from factorstream.worker.learn.settings import Learning
+from factorstream.worker.learn.sweeper import Solved
 from factorstream.worker.model.ids import Ids
 from factorstream.worker.model.journal import ENTRY, Entries, Kind
 from factorstream.worker.model.level import Level
@@ -101,16 +102,25 @@ FORGOTTEN = np.dtype([("hash", "S16"), ("time", "<i8")])
 """An id that is nowhere, and the time up to which its ratings are not accepted."""
 
 
+SOLVED, RATED = 1, 2
+"""Why a row is pending: a block of the sweep solved it, which can wait; or ratings are in it that readers have not seen."""
+
+
 def _flags() -> NDArray[np.bool_]:
     return cast(NDArray[np.bool_], reserve((), np.bool_))
 
 
+def _reasons() -> NDArray[np.uint8]:
+    return cast(NDArray[np.uint8], reserve((), np.uint8))
+
+
 @dataclass(slots=True)
 class Pending:
-    """Rows changed since readers last saw them. Row flags bound themselves, however long Redis is away."""
+    """Rows changed since readers last saw them. Marks of rows bound themselves, however long Redis is away."""
 
-    users: NDArray[np.bool_] = field(default_factory=_flags)
-    items: NDArray[np.bool_] = field(default_factory=_flags)
+    users: NDArray[np.uint8] = field(default_factory=_reasons)
+    """By row: 0, `SOLVED` or `RATED`."""
+    items: NDArray[np.uint8] = field(default_factory=_reasons)
     seen: NDArray[np.bool_] = field(default_factory=_flags)
     """Users whose list of seen items changed."""
     blocks: dict[int, None] = field(default_factory=dict)
@@ -123,27 +133,40 @@ class Pending:
     anew: bool = False
     """Whether all rows are being published anew, after which what else is there belongs to nobody."""
 
-    def add_users(self, rows: NDArray[np.int32], *, seen: bool) -> None:
-        """Mark user *rows*, and their lists of seen items."""
-        self.users[rows] = True
-        if seen:
-            self.seen[rows] = True
+    def add_users(self, rows: NDArray[np.int32]) -> None:
+        """Mark user *rows* as rated, and their lists of seen items."""
+        self.users[rows] = RATED
+        self.seen[rows] = True
 
     def add_items(self, rows: NDArray[np.int32]) -> None:
-        """Mark item *rows* and the blocks they are in."""
-        self.items[rows] = True
-        for number in np.unique(rows // SLOTS).tolist():
+        """Mark item *rows* as rated, and the blocks they are in."""
+        self.items[rows] = RATED
+        self._add_blocks(rows)
+
+    def add_solved(self, solved: Solved) -> None:
+        """Mark the rows of a block of the sweep."""
+        reasons = self.users if solved.side == USERS else self.items
+        reasons[solved.rows] = np.maximum(reasons[solved.rows], SOLVED)
+        if solved.side != USERS:
+            self._add_blocks(solved.rows)
+
+    def _add_blocks(self, item_rows: NDArray[np.int32]) -> None:
+        for number in np.unique(item_rows // SLOTS).tolist():
             self.blocks.setdefault(number)
 
     def add_all(self, n_users: int, n_items: int) -> None:
         """Mark everything: readers have nothing, or nobody knows what they have."""
         self.anew = True
-        self.add_users(np.arange(n_users, dtype=np.int32), seen=True)
+        self.add_users(np.arange(n_users, dtype=np.int32))
         self.add_items(np.arange(n_items, dtype=np.int32))
 
     def n_rows(self, n_users: int, n_items: int) -> int:
         """Return how many rows are to be published."""
         return int(np.count_nonzero(self.users[:n_users])) + int(np.count_nonzero(self.items[:n_items]))
+
+    def n_rated(self, n_users: int, n_items: int) -> int:
+        """Return how many of them hold ratings that readers have not seen."""
+        return int(np.count_nonzero(self.users[:n_users] == RATED)) + int(np.count_nonzero(self.items[:n_items] == RATED))
 
 
 class State:
@@ -184,15 +207,13 @@ class State:
         """Remember for the journal and for readers what *learned* changed."""
         self._entries.append(learned.entries)
         if learned.accepted is not None:
-            self.pending.add_users(learned.accepted.user_rows, seen=True)
+            self.pending.add_users(learned.accepted.user_rows)
             self.pending.add_items(learned.accepted.item_rows)
         if len(learned.touched_users) or len(learned.touched_items):
-            self.pending.add_users(learned.touched_users, seen=True)
+            self.pending.add_users(learned.touched_users)
             self.pending.add_items(learned.touched_items)
-        if learned.solved is not None and learned.solved.side == USERS:
-            self.pending.add_users(learned.solved.rows, seen=False)
-        elif learned.solved is not None:
-            self.pending.add_items(learned.solved.rows)
+        if learned.solved is not None:
+            self.pending.add_solved(learned.solved)
 
     def _resolve(self, decoded: Decoded, start: int, stop: int) -> Events:
         user_ids = cast(list[str], decoded.user_ids[start:stop])  # ratings and unratings have both
@@ -311,7 +332,7 @@ class State:
         self.model = restored_model(checkpoint)
         self.pending.removed_users = dict.fromkeys(facts.removed_users)
         self.pending.removed_items = dict.fromkeys(facts.removed_items)
-        self.pending.add_users(arrays["users.pending"].astype(np.int32), seen=True)
+        self.pending.add_users(arrays["users.pending"].astype(np.int32))
         self.pending.add_items(arrays["items.pending"].astype(np.int32))
 
     def _copy(self, name: str, live: F32) -> F32:

@@ -63,6 +63,8 @@ class Tick:
     publisher_up: bool
     n_pending: int
     """Rows changed and not yet published."""
+    n_unseen: int
+    """Those of them that hold ratings which readers have not seen; the others were solved by a sweep."""
     n_sweeps: int
     """Whole sweeps since the model began."""
     sweep_progress: float

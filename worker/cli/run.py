@@ -138,7 +138,7 @@ class Totals:
             self._busy_until = None
             if self._busy_since is None:
                 self._busy_since = now - sum(tick.seconds.values())
-        if self._busy_until is None and tick.n_users and not tick.n_pending and not any(tick.lag.values()):
+        if self._busy_until is None and tick.n_users and not tick.n_unseen and not any(tick.lag.values()):
             self._busy_until = now
 
     @property
