@@ -18,6 +18,7 @@ import socket
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ class FileCheckpoints:
         self._data = folder / "data"
         self._keep = keep
         self._keep_journal = keep_journal
-        self._lock: io.TextIOWrapper | None = None
+        self._lock: io.FileIO | None = None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[Manifest] | None = None
         self._manifest: Manifest | None = None
@@ -126,7 +127,7 @@ class FileCheckpoints:
         """Lock the folder, making it if it is not there."""
         try:
             self._data.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.folder / "lock").open("a+")
+            self._lock = (self.folder / "lock").open("ab+", buffering=0)
         except OSError as error:
             raise CheckpointFailed(
                 f"checkpoint.dir {self.folder} cannot be used ({error.strerror}): give a folder that can be written"
@@ -135,14 +136,14 @@ class FileCheckpoints:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._lock.seek(0)
-            holder = self._lock.read().strip() or "another process"
+            holder = self._lock.read().decode().strip() or "another process"
             raise CheckpointsLocked(
                 f"checkpoint.dir {self.folder} is in use by {holder}: "
                 "stop that worker, or give this one a folder and a model.name of its own"
             ) from error
-        self._lock.truncate(0)
-        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        self._lock.flush()
+        with suppress(OSError):  # on a full disk the next one is not told who holds it
+            self._lock.truncate(0)
+            self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
     def latest(self) -> Checkpoint | None:
         """Read the newest checkpoint that is whole."""
