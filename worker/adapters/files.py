@@ -260,6 +260,13 @@ class FileCheckpoints:
     # --- writing, in the writing thread
 
     def _make(self, snapshot: Snapshot) -> Manifest:
+        try:
+            return self._made(snapshot)
+        except OSError:
+            self._remove_unnamed()  # what a failed one wrote takes the room that the next one needs
+            raise
+
+    def _made(self, snapshot: Snapshot) -> Manifest:
         before, facts = self._manifest, snapshot.facts
         entries = np.concatenate(self._tail.entries)
         journal = list(before.journal) if before else []
@@ -356,11 +363,14 @@ class FileCheckpoints:
 
     def _remove_old(self) -> None:
         """Remove all but the newest manifests, and the files that none of those names."""
-        paths = self.manifests()
-        for path in paths[: -self._keep]:
+        for path in self.manifests()[: -self._keep]:
             path.unlink()
+        self._remove_unnamed()
+
+    def _remove_unnamed(self) -> None:
+        """Remove the files that no manifest names."""
         named: set[str] = set()
-        for path in paths[-self._keep :]:
+        for path in self.manifests():
             try:
                 named.update(file.name for file in self.manifest(path).files())
             except Damaged:  # what it names is nobody's to keep

@@ -1,6 +1,7 @@
 """What a folder of checkpoints does when disks and files do what they should not."""
 
-import errno
+import resource
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -67,18 +68,26 @@ def test_only_the_newest_are_kept_and_nothing_else_lies_about(folder, store):
     assert {path.name for path in (folder / "data").iterdir()} == named
 
 
-def test_what_a_full_disk_refused_is_written_with_the_next_checkpoint(folder, store, monkeypatch):
+@contextmanager
+def full_disk(n_bytes):
+    """Refuse files longer than *n_bytes*."""
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, most))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+
+@pytest.mark.parametrize("n_bytes", [0, 130, 150, 500])
+def test_what_a_full_disk_refused_is_written_with_the_next_checkpoint_and_takes_no_room_meanwhile(folder, store, n_bytes):
     begin(store, snapshot(3, n_new=3))
-
-    def full(self, path, parts):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(FileCheckpoints, "_write", full)
-        with pytest.raises(CheckpointFailed, match="No space left"):
-            begin(store, snapshot(5, n_new=2))
-    begin(store, snapshot(6, n_new=1))
-    assert journal_of(FileCheckpoints(folder).latest()) == [0, 1, 2, 3, 4, 5]
+    before = set(folder.rglob("*"))
+    with full_disk(n_bytes):
+        for n in range(2):
+            with pytest.raises(CheckpointFailed, match="File too large"):
+                begin(store, snapshot(5 + n, n_new=2 - n))
+    assert set(folder.rglob("*")) == before
+    begin(store, snapshot(7, n_new=1))
+    assert journal_of(FileCheckpoints(folder).latest()) == [0, 1, 2, 3, 4, 5, 6]
 
 
 def test_an_old_journal_is_folded_into_a_base_that_holds_the_same(folder, store, monkeypatch):
