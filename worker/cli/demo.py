@@ -48,9 +48,7 @@ def demo(
     from rich.console import Console
 
     console = Console(highlight=False)
-    console.print(
-        "[bold]Factorstream[/]: ratings in a real Kafka become embeddings in a real Redis. Ctrl-C ends it at any moment."
-    )
+    console.print("[bold]Factorstream[/], live: Kafka → worker → Redis, all real. Ctrl-C ends it.")
     interrupts = Interrupts()
     with _alone(folder), _cleaned_up(folder, interrupts, console):
         _play(folder, rate, stay, interrupts, console)
@@ -149,7 +147,7 @@ def _material(folder: Path, console: Console) -> Material:
     try:
         data = movielens.fetch(DATA)
     except DataUnavailable as error:
-        console.print(f"[yellow]MovieLens-100K cannot be had ({error}); a generated stream takes its place.[/]")
+        console.print(f"[yellow]MovieLens-100K cannot be had, a generated stream takes its place:[/] {error}")
         file = folder / "generated.csv"
         generated.ratings(100_000, 943, 1682).write_csv(file)
         return Material(file, read(file), {}, "generated ratings")
@@ -184,8 +182,9 @@ def _watch(
             sending = sender.running()
             facts = scrape(url)
             if facts is not None:
-                view.show(time.monotonic() - began, facts)
-                if not sending and facts.n_records >= len(history) and not facts.n_pending:
+                done = not sending and facts.n_records >= len(history) and not facts.n_pending
+                view.show(time.monotonic() - began, facts, last=done)
+                if done:
                     return view
             if not worker.running():
                 raise ServiceFailed(f"the worker ended before everything was learned; see {worker.log}")
@@ -210,7 +209,7 @@ def _tell(reader: Reader, material: Material, view: View, console: Console) -> N
     console.print()
     console.print(
         side_by_side(
-            ranking(f"What user {user_id} would like", note, top, "stars", width),
+            ranking(f"What user {user_id} would like", note, top, "predicted", width),
             ranking(f"Like {material.title(known)}", "by the angle between embeddings", alike, "cosine", width),
         )
     )
@@ -256,20 +255,21 @@ def _alone(folder: Path) -> Iterator[None]:
 def _cleaned_up(folder: Path, interrupts: Interrupts, console: Console) -> Iterator[None]:
     """Begin with nothing, and end with nothing running, however it ends."""
     try:
-        _stop_all(folder)
+        stop_all(folder)
         for name in PARTS:
             shutil.rmtree(folder / name, ignore_errors=True)
         yield
     finally:
         interrupts.end()
         with console.status("Stopping everything …"):
-            _stop_all(folder)
+            stop_all(folder)
 
 
 PARTS = ("services", "worker", "replay")
 
 
-def _stop_all(folder: Path) -> None:
+def stop_all(folder: Path) -> None:
+    """End every process of the demonstration in *folder*, also what a crash left behind."""
     from factorstream.worker.local import children, services
 
     children.stop(folder / "replay")

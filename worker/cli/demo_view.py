@@ -43,8 +43,8 @@ class View:
         self._live = Live(console=self.console, refresh_per_second=8)
         return self._live
 
-    def show(self, now_s: float, facts: Facts) -> None:
-        """Draw *facts*, seen at *now_s*."""
+    def show(self, now_s: float, facts: Facts, *, last: bool) -> None:
+        """Draw *facts*, seen at *now_s*; plain lines only now and then, but the *last* always."""
         if self.last is not None and now_s > self.last[0] and facts.n_accepted:
             self.rates.append((facts.n_accepted - self.last[1].n_accepted) / (now_s - self.last[0]))
         if facts.rmse is not None:
@@ -52,7 +52,7 @@ class View:
         self.last = now_s, facts
         if self._live is not None:
             self._live.update(self._panel(facts))
-        elif now_s - self._told_at_s >= PLAIN_EVERY_S:
+        elif last or now_s - self._told_at_s >= PLAIN_EVERY_S:
             self._told_at_s = now_s
             self.console.print(self._line(facts), soft_wrap=True)
 

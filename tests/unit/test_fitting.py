@@ -1,0 +1,123 @@
+"""Fitting a whole history: one objective, however it is lowered; what is held out is not seen; unknown ids are their priors."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from factorstream.worker import fitting, kernels
+from factorstream.worker.config import load
+from factorstream.worker.local import generated
+from factorstream.worker.model.model import Model
+from factorstream.worker.model.ratings import Entries
+from factorstream.worker.wiring import learning_of
+
+CPU = kernels.select("cpu")
+NONE = Entries(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0, np.int64))
+
+
+def told(*assignments):
+    return learning_of(load(None, assignments, {}))
+
+
+@st.composite
+def histories(draw):
+    """Return a small history: every user and item has a row, some no ratings."""
+    n_users, n_items = draw(st.integers(1, 6)), draw(st.integers(1, 6))
+    pairs = draw(st.lists(st.tuples(st.integers(0, n_users - 1), st.integers(0, n_items - 1)), min_size=1, unique=True))
+    users, items = (np.array(side, np.int32) for side in zip(*sorted(pairs), strict=True))
+    ratings = np.array(draw(st.lists(st.integers(1, 5), min_size=len(pairs), max_size=len(pairs))), np.float32)
+    return Entries(users, items, ratings, np.zeros(len(pairs), np.int64)), n_users, n_items
+
+
+def prepared(history, learning, rank=3):
+    entries, n_users, n_items = history
+    model = Model(rank, seed=1)
+    fitting.prepare(model, entries, CPU, learning, n_users, n_items)
+    return model
+
+
+def steps(model, learning, entries, method, n, holdout=NONE):
+    parts = fitting.Split(entries, holdout)
+    return list(fitting.fit(model, CPU, learning, parts, method=method, n_iterations=n, seed=0))
+
+
+@given(histories(), st.booleans(), st.sampled_from(["als", "sgd"]))
+def test_the_objective_is_the_formula(history, weighted, method):
+    learning = told("als.lambda_user=0.5", "als.lambda_item=0.7", "als.lambda_bias=0.3", f"als.weighted={weighted}")
+    model, entries = prepared(history, learning), history[0]
+    [step] = steps(model, learning, entries, method, 1)
+    p, b, q, c = (array.astype(np.float64) for array in model.parameters())
+    value = 0.0
+    for user, item, rating in zip(entries.user_rows, entries.item_rows, entries.ratings.astype(np.float64), strict=True):
+        value += 0.5 * (rating - model.level.intercept - b[user] - c[item] - p[user] @ q[item]) ** 2
+    for factors, biases, rows, penalty in ((p, b, entries.user_rows, 0.5), (q, c, entries.item_rows, 0.7)):
+        for row, n in enumerate(np.bincount(rows, minlength=len(biases))):
+            weight = n if weighted else 1
+            value += weight * (0.5 * penalty * factors[row] @ factors[row] + 0.5 * 0.3 * biases[row] ** 2)
+    assert step.objective == pytest.approx(value, rel=1e-12)
+
+
+@given(histories(), st.sampled_from([0.0, 0.1, 3.0]), st.booleans(), st.integers(1, 4))
+def test_exact_solves_never_raise_the_objective(history, penalty, weighted, rank):
+    learning = told(*(f"als.lambda_{side}={penalty}" for side in ("user", "item", "bias")), f"als.weighted={weighted}")
+    model = prepared(history, learning, rank)
+    before = [fitting.objective(model, learning, history[0])]
+    after = [step.objective for step in steps(model, learning, history[0], "als", 5)]
+    assert (np.diff(before + after) <= 1e-4 * (1 + before[0])).all()
+
+
+def test_steps_and_solves_end_at_one_objective():
+    drawn = generated.ratings(4_000, 200, 100, seed=3)
+    entries = fitting.last_writes(drawn.users, drawn.items, drawn.ratings, drawn.timestamps_ms)
+    learning = told("sgd.learning_rate=0.05")
+    ends = [
+        steps(prepared((entries, 200, 100), learning, 8), learning, entries, method, n)[-1].objective
+        for method, n in (("als", 30), ("sgd", 120))
+    ]
+    assert ends[1] == pytest.approx(ends[0], rel=0.01)
+    assert ends[0] < 0.9 * fitting.objective(prepared((entries, 200, 100), learning, 8), learning, entries)
+
+
+@given(st.integers(0, 200), st.floats(0, 0.99), st.integers(0, 2**40))
+def test_a_split_parts_the_pairs_by_the_seed_alone(n, holdout, seed):
+    rows = np.arange(n, dtype=np.int32)
+    entries = Entries(rows, rows, rows.astype(np.float32), rows.astype(np.int64))
+    parts, again = fitting.split(entries, holdout, seed), fitting.split(entries, holdout, seed)
+    assert len(parts.holdout.ratings) == round(holdout * n)
+    assert sorted([*parts.training.user_rows, *parts.holdout.user_rows]) == rows.tolist()
+    assert parts.holdout.user_rows.tolist() == again.holdout.user_rows.tolist()
+
+
+def test_of_several_ratings_of_a_pair_the_last_counts():
+    users, items = np.array([0, 0, 1, 0], np.int32), np.array([0, 1, 0, 0], np.int32)
+    entries = fitting.last_writes(users, items, np.array([1, 2, 3, 4], np.float32), np.array([5, 5, 5, 6], np.int64))
+    assert list(zip(*(column.tolist() for column in entries[:3]), strict=True)) == [(0, 0, 4.0), (0, 1, 2.0), (1, 0, 3.0)]
+
+
+@pytest.mark.parametrize("method", ["als", "sgd"])
+def test_an_unknown_id_is_predicted_by_its_prior(method):
+    training = Entries(*(np.array(c, k) for c, k in (([0, 1], "i4"), ([0, 0], "i4"), ([1, 5], "f4"), ([0, 0], "i8"))))
+    holdout = Entries(*(np.array(c, k) for c, k in (([2], "i4"), ([1], "i4"), ([4], "f4"), ([0], "i8"))))
+    learning = told()
+    model = prepared((training, 3, 2), learning)
+    [step] = steps(model, learning, training, method, 1, holdout)
+    assert step.holdout_rmse == pytest.approx(1.0)  # 4 − the mean of 1 and 5
+
+
+def test_predictions_are_clipped_to_the_training_ratings():
+    one = Entries(*(np.array(c, k) for c, k in (([0, 0], "i4"), ([0, 1], "i4"), ([5, 5], "f4"), ([0, 0], "i8"))))
+    model = prepared((one, 1, 2), told())
+    model.users.biases[:] = 9.0
+    assert fitting.rmse(model, one) == 0.0
+    assert fitting.rmse(model, NONE) is None
+
+
+@settings(max_examples=20)
+@given(histories())
+def test_the_same_seed_gives_the_same_model(history):
+    learning = told()
+    models = [prepared(history, learning) for _ in range(2)]
+    for model in models:
+        steps(model, learning, history[0], "sgd", 2)
+    assert models[0].state_hash() == models[1].state_hash()
