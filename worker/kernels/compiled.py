@@ -1,4 +1,4 @@
-"""How loops are compiled, and two instructions of the machine that numba does not name."""
+"""How loops are compiled, and what the machine can do that numba does not name."""
 
 from __future__ import annotations
 
@@ -34,6 +34,11 @@ def bare(function: Function) -> Function:
 def inlined(function: Function) -> Function:
     """Compile *function* into the `bare` function that calls it: a call copies some 60 bytes for each array that is passed."""
     return cast(Function, untyped_njit(forceinline=True, error_model="numpy", _nrt=False)(function))
+
+
+def plain(value: int) -> int:
+    """Return *value* as a constant of which numba knows the type alone: functions are compiled once more for each literal."""
+    return cast(int, np.int64(value))
 
 
 def _address(context: Any, builder: Any, array_type: Any, array: Any, at: Any) -> Any:

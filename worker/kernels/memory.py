@@ -15,16 +15,19 @@ MOST_ROWS = np.iinfo(np.int32).max
 NORESERVE = 0x4000  # MAP_NORESERVE of Linux; the mmap module names it from Python 3.13 only
 
 
-def reserve(row_shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+def reserve(row_shape: tuple[int, ...], dtype: DTypeLike, *, huge_pages: bool = True) -> NDArray[Any]:
     """Return zeros ``(n, *row_shape)`` with n as large as physical memory could hold, at most 2³¹ − 1.
 
-    A page costs memory from the first time it is written. Where address space itself is limited (``ulimit -v``, strict
+    A page costs memory from the first time it is written. Huge pages are for what is read here and there; what is read from one
+    end to the other grows more evenly without them. Where address space itself is limited (``ulimit -v``, strict
     overcommit), n is what could be had. Raises `MemoryError` when that is not even a megabyte.
     """
     kind = np.dtype(dtype)
     row_bytes = kind.itemsize * math.prod(row_shape)
     n_rows = min(physical_memory() // row_bytes, MOST_ROWS)
     memory = _map(n_rows * row_bytes)
+    if huge_pages:
+        _advise_huge_pages(memory)
     n_rows = len(memory) // row_bytes
     return np.frombuffer(memory, kind, count=n_rows * math.prod(row_shape)).reshape(n_rows, *row_shape)
 
@@ -38,12 +41,9 @@ def _map(size_bytes: int) -> mmap.mmap:
     """Return private anonymous memory of *size_bytes*, or of the largest half, quarter … that can be had."""
     while size_bytes >= 1 << 20:
         try:
-            memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
+            return mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
         except (OSError, MemoryError):
             size_bytes //= 2
-        else:
-            _advise_huge_pages(memory)
-            return memory
     raise MemoryError("no address space left to reserve (is there a `ulimit -v`?)")
 
 

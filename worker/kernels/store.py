@@ -18,19 +18,21 @@ from __future__ import annotations
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from factorstream.worker.kernels.compiled import bare, inlined
+from factorstream.worker.kernels.compiled import bare, inlined, plain
 from factorstream.worker.kernels.memory import reserve
 
-USERS, ITEMS = 0, 1
+USERS, ITEMS = plain(0), plain(1)
 NOWHERE, ACTIVE, FROZEN, MAIN = 0, 1, 2, 3
-IDLE, SORT_USERS, MERGE_USERS, SORT_ITEMS, MERGE_ITEMS, CLEAR, SQUEEZE_USERS, SQUEEZE_ITEMS = range(8)
+IDLE, SORT_USERS, MERGE_USERS, SORT_ITEMS, MERGE_ITEMS, CLEAR, SQUEEZE_USERS, SQUEEZE_ITEMS = map(plain, range(8))
 """What is going on beside accepting, in this order."""
 DIGIT_BITS, N_DIGITS = 11, 3
 """Row numbers are sorted by three digits of eleven bits."""
+MAIN_PER_POOL = 16
+"""Pairs in main for one in a full pool: more cost time to merge, fewer cost memory."""
 TOMBSTONE = np.float32(np.nan)
-NEVER = np.iinfo(np.int64).min
+NEVER = plain(np.iinfo(np.int64).min)
 
 ROW = np.dtype(
     [
@@ -75,7 +77,7 @@ STATE = np.dtype(
         ("stop", np.int64),  # MERGE: main is moved from here on; SQUEEZE: main is packed up to here
         ("left", np.int64),  # MERGE: frozen entries that are not in main yet
         ("digit", np.int64),  # SORT: the digit being sorted by; -1: counting
-        ("order", np.int64),  # which of `orders` holds the frozen entries as sorted so far
+        ("order", np.int64),  # which of `orders` holds the frozen entries, as sorted so far
         ("pace", np.float64),  # work to be done for one accepted event
         ("credit", np.float64),  # work due now
         ("n_floors", np.int64),  # rows that have a floor
@@ -94,7 +96,7 @@ class Index(NamedTuple):
 
     rows: NDArray[np.void]
     floors: NDArray[np.int64]
-    """What is not later is not accepted for a row."""
+    """What is not later is not accepted for a row: a time ^ `NEVER`, so that memory never written says `NEVER`."""
     others: NDArray[np.int32]
     ratings: NDArray[np.float32]
     times: NDArray[np.int64]
@@ -116,10 +118,15 @@ class Store(NamedTuple):
     """Scratch of the same length, for sorting."""
     ends: NDArray[np.int64]
     """Scratch of one radix pass, ``(257,)``."""
-    orders: tuple[NDArray[np.int32], NDArray[np.int32]]
-    """The frozen entries, sorted by row."""
+    orders: tuple[NDArray[np.uint64], NDArray[np.uint64]]
+    """The frozen entries, ``row << 32 | entry``, sorted by row."""
     digit_ends: NDArray[np.int64]
     """Where the next frozen entry of each digit's value goes, ``(N_DIGITS, 2 ** DIGIT_BITS)``."""
+
+
+def column(kind: DTypeLike) -> NDArray[Any]:
+    """Return room for a column that is read and moved piece by piece."""
+    return reserve((), kind, huge_pages=False)
 
 
 def new_store(least_capacity: int) -> Store:
@@ -129,14 +136,14 @@ def new_store(least_capacity: int) -> Store:
         np.zeros(1, STATE),
         np.zeros(2, SIDE),
         np.zeros(2, POOL),
-        Index(reserve((), ROW), reserve((), np.int64), reserve((), np.int32), reserve((), np.float32), reserve((), np.int64)),
-        Index(reserve((), ROW), reserve((), np.int64), reserve((), np.int32), reserve((), np.float32), np.empty(0, np.int64)),
+        Index(reserve((), ROW), column(np.int64), reserve((), np.int32), column(np.float32), column(np.int64)),
+        Index(reserve((), ROW), column(np.int64), column(np.int32), column(np.float32), np.empty(0, np.int64)),
         log,
         slots,
-        reserve((), np.uint64),
-        reserve((), np.uint64),
+        column(np.uint64),
+        column(np.uint64),
         np.zeros(257, np.int64),
-        (reserve((), np.int32), reserve((), np.int32)),
+        (column(np.uint64), column(np.uint64)),
         np.zeros((N_DIGITS, 1 << DIGIT_BITS), np.int64),
     )
     store.state["mark"] = np.inf
@@ -148,9 +155,9 @@ def new_store(least_capacity: int) -> Store:
 
 @bare
 def open_pool(store: Store, number: int) -> None:
-    """Make the empty pool *number* the active one; a sixteenth of main, so that a merge moves 16 pairs for each new one."""
+    """Make the empty pool *number* the active one; a share of main, so that a merge moves so many pairs for each new one."""
     state, pool = store.state[0], store.pools[number]
-    pool.capacity = min(max(state.least_capacity, store.sides[USERS].end // 16), store.log.size // 2 - 2)
+    pool.capacity = min(max(state.least_capacity, store.sides[USERS].end // MAIN_PER_POOL), store.log.size // 2 - 2)
     pool.n_slots = pool.capacity + pool.capacity // 2 + 1
     pool.used = 0
     pool.mask = 1
@@ -178,6 +185,30 @@ def set_head(row: Row, pool_number: int, entry: int) -> None:
         row.head_0 = entry
     else:
         row.head_1 = entry
+
+
+@inlined
+def row_of(store: Store, side: int, entry: int) -> int:
+    """Return the row of an entry on one side."""
+    return store.log[entry].user if side == USERS else store.log[entry].item
+
+
+@inlined
+def key_of(row: int, entry: int) -> np.uint64:
+    """Return a key that sorts by row and names an entry."""
+    return (np.uint64(row) << np.uint64(32)) | np.uint64(entry)
+
+
+@inlined
+def row_in(key: np.uint64) -> np.int64:
+    """Return the row of a key."""
+    return np.int64(key >> np.uint64(32))
+
+
+@inlined
+def entry_in(key: np.uint64) -> np.int64:
+    """Return the entry that a key names."""
+    return np.int64(key & np.uint64(0xFFFFFFFF))
 
 
 @inlined

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorstream.worker.kernels.compiled import bare, inlined
-from factorstream.worker.kernels.store import USERS, Store
+from factorstream.worker.kernels.store import USERS, Store, key_of
 
 FEW = 48
 """Keys up to this number are sorted by insertion."""
@@ -17,10 +17,9 @@ def collect(store: Store, side: int, entry: int, n: int) -> int:
     """Append the chain that begins at *entry* to the first *n* of `keys`; return how many there are then."""
     while entry:
         pair = store.log[entry]
-        other, after = (pair.item, pair.next_of_user) if side == USERS else (pair.user, pair.next_of_item)
-        store.keys[n] = (np.uint64(other) << np.uint64(32)) | np.uint64(entry)
+        store.keys[n] = key_of(pair.item if side == USERS else pair.user, entry)
         n += 1
-        entry = after
+        entry = pair.next_of_user if side == USERS else pair.next_of_item
     return n
 
 
@@ -64,7 +63,7 @@ def insertion_sort(keys: NDArray[np.uint64], n: int) -> None:
 
 @bare
 def scatter(keys: NDArray[np.uint64], sorted_keys: NDArray[np.uint64], n: int, shift: np.uint64, ends: NDArray[np.int64]) -> None:
-    """Write the first *n* of *keys* to *sorted_keys*, stably ascending by the eight bits at *shift*, with scratch *ends* ``(257,)``."""
+    """Write the first *n* of *keys* to *sorted_keys*, stably by the eight bits at *shift*, with scratch *ends* ``(257,)``."""
     ends[:] = 0
     for k in range(n):
         ends[((keys[k] >> shift) & np.uint64(255)) + np.uint64(1)] += 1

@@ -31,16 +31,23 @@ from factorstream.worker.kernels.store import (
     Index,
     Row,
     Store,
+    entry_in,
+    key_of,
     open_pool,
+    row_in,
+    row_of,
     set_head,
 )
 from factorstream.worker.kernels.store_chain import sort
 
-ROW_WORK, ENTRY_WORK, SORT_WORK, SLOTS_WORK = 2, 16, 4, 64
-"""What a row, merging an entry, looking at it once to sort it, and clearing 1,024 slots cost, where moving a pair costs 1."""
-SLOTS_AT_ONCE, ENTRIES_AT_ONCE, WORK_AT_ONCE = 1024, 256, 2048
-AHEAD = 16
-"""Entries of the log asked for in advance."""
+ROW_WORK, ENTRY_WORK, SORT_WORK, SQUEEZE_WORK = 2, 16, 4, 4
+"""What a row, merging an entry, looking at one to sort it, looking at a pair to squeeze it: moving a pair costs 1."""
+SLOTS_PER_WORK = 16
+"""Slots that are cleared for what moving a pair costs."""
+MOST_AT_ONCE = 1 << 16
+DIGIT = (1 << DIGIT_BITS) - 1
+AHEAD, PAIRS_AHEAD = 16, 128
+"""Entries of the log, and pairs of main, asked for in advance."""
 
 
 @bare
@@ -51,13 +58,9 @@ def freeze(store: Store) -> None:
     frozen = state.active
     open_pool(store, 1 - frozen)
     pool = store.pools[frozen]
-    work = pool.n_slots * SLOTS_WORK // SLOTS_AT_ONCE
+    work = pool.n_slots // SLOTS_PER_WORK
     for side in (USERS, ITEMS):
-        work += (
-            store.sides[side].end + ROW_WORK * store.sides[side].n_rows + (ENTRY_WORK + (N_DIGITS + 1) * SORT_WORK) * pool.used
-        )
-    for k in range(pool.used):
-        store.orders[0][k] = pool.base + 1 + k
+        work += store.sides[side].end + ROW_WORK * store.sides[side].n_rows + (ENTRY_WORK + N_DIGITS * SORT_WORK) * pool.used
     state.order = 0
     begin(store, SORT_USERS)
     set_pace(store, work)
@@ -65,34 +68,34 @@ def freeze(store: Store) -> None:
 
 @inlined
 def set_pace(store: Store, work: int) -> None:
-    """Spread *work* over the events that fill three quarters of the room that the active pool has."""
+    """Spread *work* over the events that fill half of the room that the active pool has."""
     state = store.state[0]
     pool = store.pools[state.active]
-    state.pace = work / max(1.0, 0.75 * (pool.capacity - pool.used))
+    state.pace = work / max(1.0, 0.5 * (pool.capacity - pool.used))
     state.credit = 0.0
 
 
 @bare
 def advance(store: Store, n_events: float) -> None:
-    """Do the work that *n_events* accepted events pay for. What one step does too much, the next events work off."""
+    """Do the work that *n_events* accepted events pay for. What a step does too much (rows are whole), later events work off."""
     state = store.state[0]
     if state.phase != IDLE:
         state.credit += max(1.0, state.pace) * n_events
     while state.phase != IDLE and state.credit > 0:
-        state.credit -= step(store)
+        state.credit -= step(store, np.int64(min(state.credit, MOST_AT_ONCE)) + 1)
 
 
 @inlined
-def step(store: Store) -> int:
-    """Sort, merge, clear or squeeze a little; return what it cost."""
+def step(store: Store, work: int) -> int:
+    """Sort, merge, clear or squeeze for about *work*; return what it cost, at least 1."""
     phase = store.state[0].phase
     if phase in (SORT_USERS, SORT_ITEMS):
-        return sort_some(store, USERS if phase == SORT_USERS else ITEMS)
+        return sort_some(store, USERS if phase == SORT_USERS else ITEMS, work // SORT_WORK + 1)
     if phase in (MERGE_USERS, MERGE_ITEMS):
-        return merge_some(store, USERS if phase == MERGE_USERS else ITEMS)
+        return merge_some(store, USERS if phase == MERGE_USERS else ITEMS, work)
     if phase == CLEAR:
-        return clear_some(store)
-    return squeeze_some(store, USERS if phase == SQUEEZE_USERS else ITEMS)
+        return clear_some(store, SLOTS_PER_WORK * work)
+    return squeeze_some(store, USERS if phase == SQUEEZE_USERS else ITEMS, work)
 
 
 @inlined
@@ -112,19 +115,19 @@ def begin(store: Store, phase: int) -> None:
 
 
 @inlined
-def sort_some(store: Store, side: int) -> int:
-    """Count, or sort by the digit under way, the next frozen entries; the first time counts all digits at once."""
+def sort_some(store: Store, side: int, n: int) -> int:
+    """Make keys of the next *n* frozen entries, counting all digits at once, or sort them by the digit under way."""
     state = store.state[0]
-    used, order = store.pools[1 - state.active].used, store.orders[0] if state.order == 0 else store.orders[1]
-    stop = min(state.cursor + ENTRIES_AT_ONCE, used)
+    used = store.pools[1 - state.active].used
+    stop = min(state.cursor + n, used)
     if state.digit < 0:
-        count_digits(store, side, order, state.cursor, stop)
+        make_keys(store, side, stop, used)
     else:
-        scatter_entries(store, side, order, store.orders[1] if state.order == 0 else store.orders[0], state.cursor, stop, used)
+        scatter_keys(store, stop)
     state.cursor = stop
     if stop == used:
         end_pass(store, side)
-    return ENTRIES_AT_ONCE * SORT_WORK
+    return SORT_WORK * n
 
 
 @inlined
@@ -153,48 +156,49 @@ def add_up(counts: NDArray[np.int64]) -> None:
 
 
 @inlined
-def count_digits(store: Store, side: int, order: NDArray[np.int32], start: int, stop: int) -> None:
-    """Count the values of all digits of the rows of frozen entries."""
-    for k in range(start, stop):
-        row = row_of(store, side, order[k])
+def make_keys(store: Store, side: int, stop: int, used: int) -> None:
+    """Make keys by this side's rows: the users' in the order of the log, the items' in the order that the users' have."""
+    state = store.state[0]
+    order, base = store.orders[0] if state.order == 0 else store.orders[1], store.pools[1 - state.active].base
+    for k in range(state.cursor, stop):
+        entry = base + 1 + k
+        if side == ITEMS:
+            prefetch(store.log, entry_in(order[min(k + AHEAD, used - 1)]))
+            entry = entry_in(order[k])
+        row = row_of(store, side, entry)
+        order[k] = key_of(row, entry)
         for digit in range(N_DIGITS):
-            store.digit_ends[digit, (row >> (digit * DIGIT_BITS)) & ((1 << DIGIT_BITS) - 1)] += 1
+            store.digit_ends[digit, (row >> (digit * DIGIT_BITS)) & DIGIT] += 1
 
 
 @inlined
-def scatter_entries(
-    store: Store, side: int, order: NDArray[np.int32], target: NDArray[np.int32], start: int, stop: int, used: int
-) -> None:
-    """Put frozen entries where their digit says, those of one value in the order they have."""
-    digit = store.state[0].digit
-    ends, shift = store.digit_ends[digit], digit * DIGIT_BITS
-    for k in range(start, stop):
-        prefetch(store.log, order[min(k + AHEAD, used - 1)])
-        value = (row_of(store, side, order[k]) >> shift) & ((1 << DIGIT_BITS) - 1)
+def scatter_keys(store: Store, stop: int) -> None:
+    """Put keys where their digit says, those of one value in the order they have."""
+    state = store.state[0]
+    order, target = (store.orders[0], store.orders[1]) if state.order == 0 else (store.orders[1], store.orders[0])
+    ends, shift = store.digit_ends[state.digit], state.digit * DIGIT_BITS
+    for k in range(state.cursor, stop):
+        value = (row_in(order[k]) >> shift) & DIGIT
         target[ends[value]] = order[k]
         ends[value] += 1
 
 
 @inlined
-def row_of(store: Store, side: int, entry: int) -> int:
-    """Return the row of an entry on one side."""
-    return store.log[entry].user if side == USERS else store.log[entry].item
-
-
-@inlined
-def merge_some(store: Store, side: int) -> int:
-    """Merge rows below the cursor until a certain amount of work is done; end the phase when no frozen entry is left."""
+def merge_some(store: Store, side: int, work: int) -> int:
+    """Merge rows below the cursor until *work* is done; end the phase when no frozen entry is left."""
     state, index = store.state[0], store.by_user if side == USERS else store.by_item
     order = store.orders[0] if state.order == 0 else store.orders[1]
     cost, boundary = 0, state.stop
-    while state.left and cost < WORK_AT_ONCE:
+    while state.left and cost < work:
         state.cursor -= 1
         row = index.rows[state.cursor]
         if row.length == 0:
             row.start = boundary
         boundary = row.start
+        fetch_below(index, boundary - PAIRS_AHEAD)
+        fetch_below(index, boundary - PAIRS_AHEAD + state.left)
         cost += ROW_WORK + row.length
-        if row_of(store, side, order[state.left - 1]) == state.cursor:
+        if row_in(order[state.left - 1]) == state.cursor:
             cost += ENTRY_WORK * merge_row(store, side, index, order, row)
         row.start += state.left
     move_pairs(index, boundary + state.left, boundary, state.stop - boundary)
@@ -205,14 +209,23 @@ def merge_some(store: Store, side: int) -> int:
 
 
 @inlined
-def merge_row(store: Store, side: int, index: Index, order: NDArray[np.int32], row: Row) -> int:
+def fetch_below(index: Index, at: int) -> None:
+    """Ask for the pairs of main at *at*: going downward in so many columns at once, the processor does not do so by itself."""
+    prefetch(index.others, at)
+    prefetch(index.ratings, at)
+    if index.times.size:
+        prefetch(index.times, at)
+        prefetch(index.times, at - 8)
+
+
+@inlined
+def merge_row(store: Store, side: int, index: Index, order: NDArray[np.uint64], row: Row) -> int:
     """Put the frozen entries of the row at the cursor into main, the last first; return their number."""
     state = store.state[0]
     n = take_entries(store, side, order)
     stop = row.start + row.length
     for k in range(n - 1, -1, -1):
-        other = np.int32(store.keys[k] >> np.uint64(32))
-        entry = store.log[np.int64(store.keys[k] & np.uint64(0xFFFFFFFF))]
+        other, entry = row_in(store.keys[k]), store.log[entry_in(store.keys[k])]
         stop = first_above(index.others, row.start, stop, other)
         move_pairs(index, stop + state.left, stop, state.stop - stop)
         state.stop = stop
@@ -226,16 +239,15 @@ def merge_row(store: Store, side: int, index: Index, order: NDArray[np.int32], r
 
 
 @inlined
-def take_entries(store: Store, side: int, order: NDArray[np.int32]) -> int:
+def take_entries(store: Store, side: int, order: NDArray[np.uint64]) -> int:
     """Put the frozen entries of the row at the cursor into `keys`, ascending by other row; return their number."""
     state = store.state[0]
     first = state.left
-    while first and row_of(store, side, order[first - 1]) == state.cursor:
+    while first and row_in(order[first - 1]) == state.cursor:
         first -= 1
-        prefetch(store.log, order[max(first - AHEAD, 0)])
+        prefetch(store.log, entry_in(order[max(first - AHEAD, 0)]))
     for k in range(first, state.left):
-        other = row_of(store, ITEMS if side == USERS else USERS, order[k])
-        store.keys[k - first] = (np.uint64(other) << np.uint64(32)) | np.uint64(order[k])
+        store.keys[k - first] = key_of(row_of(store, ITEMS if side == USERS else USERS, entry_in(order[k])), entry_in(order[k]))
     if side == USERS:  # the items' order comes from the users', so it is ascending by user already
         sort(store.keys, store.spare, store.ends, state.left - first)
     return state.left - first
@@ -254,7 +266,15 @@ def move_pairs(index: Index, to: int, at: int, n: int) -> None:
 
 @inlined
 def first_above(others: NDArray[np.int32], start: int, stop: int, other: int | np.int32) -> int:
-    """Return the first of the ascending ``start .. stop - 1`` whose other row is greater than *other*; *stop* if none is."""
+    """Return the first of the ascending ``start .. stop - 1`` whose other row is greater than *other*; *stop* if none is.
+
+    Looks near *stop* first: entries come a few pairs apart.
+    """
+    width = 8
+    while stop - width >= start and others[stop - width] > other:
+        stop -= width
+        width *= 2
+    start = max(start, stop - width)
     while start < stop:
         middle = (start + stop) >> 1
         if others[middle] > other:
@@ -265,11 +285,11 @@ def first_above(others: NDArray[np.int32], start: int, stop: int, other: int | n
 
 
 @inlined
-def clear_some(store: Store) -> int:
-    """Clear the next slots of the merged pool's table; after the last, squeeze or rest."""
+def clear_some(store: Store, n: int) -> int:
+    """Clear the next *n* slots of the merged pool's table; after the last, squeeze or rest."""
     state = store.state[0]
     pool = store.pools[1 - state.active]
-    stop = min(state.cursor + SLOTS_AT_ONCE, pool.n_slots)
+    stop = min(state.cursor + n, pool.n_slots)
     store.slots[pool.table + state.cursor : pool.table + stop] = 0
     state.cursor = stop
     if stop == pool.n_slots:
@@ -277,7 +297,7 @@ def clear_some(store: Store) -> int:
         state.phase = IDLE
         if state.n_forgotten > max(state.least_capacity, store.sides[USERS].end) // 16:
             begin_squeeze(store)
-    return SLOTS_WORK
+    return n // SLOTS_PER_WORK
 
 
 @inlined
@@ -288,18 +308,18 @@ def begin_squeeze(store: Store) -> None:
     begin(store, SQUEEZE_USERS)
     work = 0
     for side in (USERS, ITEMS):
-        work += 4 * store.sides[side].end + ROW_WORK * store.sides[side].n_rows
+        work += SQUEEZE_WORK * store.sides[side].end + ROW_WORK * store.sides[side].n_rows
     set_pace(store, work)
 
 
 @inlined
-def squeeze_some(store: Store, side: int) -> int:
+def squeeze_some(store: Store, side: int, work: int) -> int:
     """Pack the next rows behind those before, without the pairs to be dropped; after the last, go to the other side or rest."""
     state, index = store.state[0], store.by_user if side == USERS else store.by_item
-    cost = 1
-    while state.cursor < store.sides[side].n_rows and cost < WORK_AT_ONCE:
+    cost = 0
+    while state.cursor < store.sides[side].n_rows and cost < work:
         row = index.rows[state.cursor]
-        cost += ROW_WORK + 4 * row.length
+        cost += ROW_WORK + SQUEEZE_WORK * row.length
         n_dropped = squeeze_row(store, index, row)
         state.n_forgotten -= n_dropped if side == USERS else 0
         state.cursor += 1
@@ -309,7 +329,7 @@ def squeeze_some(store: Store, side: int) -> int:
             begin(store, SQUEEZE_ITEMS)
         else:
             state.phase = IDLE
-    return cost
+    return cost + 1
 
 
 @inlined

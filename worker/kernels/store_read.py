@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels.compiled import bare, inlined
-from factorstream.worker.kernels.store import USERS, Store, is_held
+from factorstream.worker.kernels.compiled import bare, inlined, plain
+from factorstream.worker.kernels.store import USERS, Store, entry_in, is_held, row_in
 from factorstream.worker.kernels.store_chain import chain_length, collect, sort
 
+HELD_ONLY, TOMBSTONES_TOO = plain(0), plain(1)
 BEHIND_ALL = np.iinfo(np.int32).max
 
 
@@ -20,9 +21,9 @@ def row_size(store: Store, side: int, row: int) -> int:
 
 
 @inlined
-def is_read(rating: np.float32, tombstones: bool) -> bool | np.bool:
+def is_read(rating: np.float32, tombstones: int) -> bool | np.bool:
     """Whether a pair is a rating held, or a tombstone when those are asked for."""
-    return is_held(rating) or (tombstones and np.isnan(rating))
+    return is_held(rating) or (tombstones == TOMBSTONES_TOO and np.isnan(rating))
 
 
 @inlined
@@ -30,7 +31,7 @@ def read_row(
     store: Store,
     side: int,
     row: int,
-    tombstones: bool,
+    tombstones: int,
     others: NDArray[np.int32],
     ratings: NDArray[np.float32],
     times: NDArray[np.int64],
@@ -42,11 +43,11 @@ def read_row(
     """
     index, timed = store.by_user if side == USERS else store.by_item, times.size > 0
     record = index.rows[row]
-    n_new = collect(store, side, record.head_1, collect(store, side, record.head_0, 0))
+    n_new = collect(store, side, record.head_1, collect(store, side, record.head_0, np.int64(0)))
     sort(store.keys, store.spare, store.ends, n_new)
     at, stop = record.start, record.start + record.length
     for k in range(n_new + 1):
-        until = np.int64(store.keys[k] >> np.uint64(32)) if k < n_new else np.int64(BEHIND_ALL)
+        until = row_in(store.keys[k]) if k < n_new else np.int64(BEHIND_ALL)
         while at < stop and index.others[at] < until:
             if is_read(index.ratings[at], tombstones):
                 others[n], ratings[n] = index.others[at], index.ratings[at]
@@ -55,7 +56,7 @@ def read_row(
                 n += 1
             at += 1
         if k < n_new:
-            entry = store.log[np.int64(store.keys[k] & np.uint64(0xFFFFFFFF))]
+            entry = store.log[entry_in(store.keys[k])]
             if is_read(entry.rating, tombstones):
                 others[n], ratings[n] = until, entry.rating
                 if timed:
@@ -73,15 +74,15 @@ def read_rows(
     ratings: NDArray[np.float32],
 ) -> None:
     """Fill the columns with the ratings held by *rows*, one row after another."""
-    n = 0
+    n = np.int64(0)
     for row in rows:
-        n = read_row(store, side, row, False, others, ratings, store.by_item.times, n)
+        n = read_row(store, side, np.int64(row), HELD_ONLY, others, ratings, store.by_item.times, n)
 
 
 @bare
 def count_pairs(store: Store, first: int, stop: int) -> int:
     """Return an upper bound of the pairs of users ``first .. stop - 1``."""
-    n = 0
+    n = np.int64(0)
     for row in range(first, stop):
         n += row_size(store, USERS, row)
     return n
@@ -98,9 +99,9 @@ def read_pairs(
     times: NDArray[np.int64],
 ) -> int:
     """Fill the columns with all pairs of users ``first .. stop - 1``, tombstones included; return their number."""
-    n = 0
+    n = np.int64(0)
     for row in range(first, stop):
-        end = read_row(store, USERS, row, True, items, ratings, times, n)
+        end = read_row(store, USERS, row, TOMBSTONES_TOO, items, ratings, times, n)
         users[n:end] = row
         n = end
     return n
@@ -172,8 +173,8 @@ def read_newest_of_all(
     times: NDArray[np.int64],
 ) -> None:
     """Fill *items* with the newest of each of *users*, and *starts* ``(len(users) + 1,)`` with where those of each begin."""
-    n = 0
+    n = np.int64(0)
     for k in range(users.size):
         starts[k] = n
-        n = read_newest(store, users[k], limit, items, times, n)
+        n = read_newest(store, np.int64(users[k]), limit, items, times, n)
     starts[users.size] = n

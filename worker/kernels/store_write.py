@@ -14,6 +14,7 @@ from factorstream.worker.kernels.store import (
     NOWHERE,
     TOMBSTONE,
     USERS,
+    Row,
     Store,
     append,
     find,
@@ -24,13 +25,13 @@ from factorstream.worker.kernels.store import (
     write,
 )
 from factorstream.worker.kernels.store_merge import advance, freeze
-from factorstream.worker.kernels.store_read import read_row
+from factorstream.worker.kernels.store_read import HELD_ONLY, TOMBSTONES_TOO, read_row
 
 UNRATE = 1
 AT_ONCE = 512
 """Events between two pieces of merging."""
-FAR, NEAR = 24, 12
-"""How many events ahead rows and slots are fetched into the cache, and then what these point to."""
+FAR, NEAR, NEXT = 24, 12, 4
+"""How many events ahead rows and slots are fetched into the cache, then what these point to, then what those point to."""
 
 
 class Events(NamedTuple):
@@ -55,7 +56,10 @@ class Outcome(NamedTuple):
     """One entry per accepted event."""
 
     event_index: NDArray[np.int64]
+    user_rows: NDArray[np.int32]
+    item_rows: NDArray[np.int32]
     ratings: NDArray[np.float32]
+    timestamps_ms: NDArray[np.int64]
     user_counts: NDArray[np.int32]
     item_counts: NDArray[np.int32]
     of_users: History
@@ -65,21 +69,20 @@ class Outcome(NamedTuple):
 @bare
 def accept(store: Store, events: Events, start: int, limit: int, fold_in: int, outcome: Outcome) -> tuple[int, int]:
     """Apply events from *start* until their end or *limit* accepted; return where it stopped and how many were accepted."""
-    n = paid = 0
+    n = paid = np.int64(0)
     outcome.of_users.starts[0] = outcome.of_items.starts[0] = 0
     j = start
     while j < events.kinds.size and n < limit:
-        fetch_ahead(store, events, j)
-        user, item = events.user_rows[j], events.item_rows[j]
+        fetch_ahead(store, events, j, fold_in)
+        user, item = np.int64(events.user_rows[j]), np.int64(events.item_rows[j])
         rating = (
             TOMBSTONE if events.kinds[j] == UNRATE else events.ratings[j] + np.float32(0)
         )  # -0 becomes 0: equal, so the same bits
         if apply(store, user, item, rating, events.timestamps_ms[j]):
-            user_count, item_count = store.by_user.rows[user].count, store.by_item.rows[item].count
-            outcome.event_index[n], outcome.ratings[n] = j, rating
-            outcome.user_counts[n], outcome.item_counts[n] = user_count, item_count
-            add_history(store, USERS, user, user_count, fold_in, outcome.of_users, n)
-            add_history(store, ITEMS, item, item_count, fold_in, outcome.of_items, n)
+            outcome.event_index[n], outcome.user_rows[n], outcome.item_rows[n] = j, user, item
+            outcome.ratings[n], outcome.timestamps_ms[n] = rating, events.timestamps_ms[j]
+            outcome.user_counts[n] = add_history(store, USERS, user, fold_in, outcome.of_users, n)
+            outcome.item_counts[n] = add_history(store, ITEMS, item, fold_in, outcome.of_items, n)
             n += 1
             if n - paid == AT_ONCE:
                 advance(store, float(n - paid))
@@ -90,18 +93,19 @@ def accept(store: Store, events: Events, start: int, limit: int, fold_in: int, o
 
 
 @inlined
-def add_history(store: Store, side: int, row: int, count: int, fold_in: int, history: History, n: int) -> None:
-    """Add the history of the n-th accepted event's row: all that it holds, or nothing if that is more than *fold_in*."""
-    end = history.starts[n]
-    if 0 < count <= fold_in:
-        end = read_row(store, side, row, False, history.others, history.ratings, store.by_item.times, end)
+def add_history(store: Store, side: int, row: int, fold_in: int, history: History, n: int) -> int:
+    """Add the history of the n-th accepted event's row, empty if it holds more than *fold_in*; return how many it holds."""
+    end, n_held = history.starts[n], (store.by_user if side == USERS else store.by_item).rows[row].count
+    if 0 < n_held <= fold_in:
+        end = read_row(store, side, row, HELD_ONLY, history.others, history.ratings, store.by_item.times, end)
     history.starts[n + 1] = end
+    return n_held
 
 
 @inlined
 def apply(store: Store, user: int, item: int, rating: np.float32, time_ms: int) -> bool:
     """Let an event apply unless it is old news; return whether it did."""
-    if store.state[0].n_floors and time_ms <= max(store.by_user.floors[user], store.by_item.floors[item]):
+    if store.state[0].n_floors and time_ms <= max(store.by_user.floors[user] ^ NEVER, store.by_item.floors[item] ^ NEVER):
         return False
     hashed = hash_of(user, item)
     place, at = find(store, user, item, hashed)
@@ -147,19 +151,36 @@ def count(store: Store, user: int, item: int, change: int) -> None:
 
 
 @inlined
-def fetch_ahead(store: Store, events: Events, j: int) -> None:
+def fetch_ahead(store: Store, events: Events, j: int, fold_in: int) -> None:
     """Ask for the memory that the next events will look at: a store that is larger than the cache waits for it otherwise."""
-    k = j + FAR
-    if k >= events.kinds.size:
-        return
-    user, item = events.user_rows[k], events.item_rows[k]
+    last = events.kinds.size - 1
+    fetch_rows(store, events.user_rows[min(j + FAR, last)], events.item_rows[min(j + FAR, last)])
+    fetch_pairs(store, store.by_user.rows[events.user_rows[min(j + NEAR, last)]], fold_in)
+    row = store.by_user.rows[events.user_rows[min(j + NEXT, last)]]
+    if row.count < fold_in:
+        prefetch(store.log, store.log[row.head_0].next_of_user)
+        prefetch(store.log, store.log[row.head_1].next_of_user)
+
+
+@inlined
+def fetch_rows(store: Store, user: int, item: int) -> None:
+    """Ask for the rows and the slots of a pair."""
     hashed = hash_of(user, item)
     prefetch(store.by_user.rows, user)
     prefetch(store.by_item.rows, item)
     prefetch(store.slots, slot_of(hashed, store.pools[0]))
     prefetch(store.slots, slot_of(hashed, store.pools[1]))
-    row = store.by_user.rows[events.user_rows[j + NEAR]]
-    prefetch(store.by_user.others, row.start + (row.length >> 1))
+
+
+@inlined
+def fetch_pairs(store: Store, row: Row, fold_in: int) -> None:
+    """Ask for a user's pairs in main, and for the heads of its chains if all that it holds is about to be read."""
+    for at in (row.start, row.start + (row.length >> 1), row.start + row.length):
+        prefetch(store.by_user.others, at)
+    if row.count < fold_in:
+        prefetch(store.by_user.ratings, row.start)
+        prefetch(store.log, row.head_0)
+        prefetch(store.log, row.head_1)
 
 
 @bare
@@ -169,13 +190,13 @@ def forget_row(store: Store, side: int, row: int, time_ms: int, others: NDArray[
     *others* becomes the other rows of the ratings that were held, ascending; returns their number.
     """
     floors, state = store.by_user.floors if side == USERS else store.by_item.floors, store.state[0]
-    if time_ms <= floors[row]:
+    if time_ms <= floors[row] ^ NEVER:
         return 0
-    floors[row] = time_ms
+    floors[row] = time_ms ^ NEVER
     state.n_floors += 1
     n_held = 0
-    for k in range(read_row(store, side, row, True, others, ratings, store.by_item.times, 0)):
-        other = others[k]
+    for k in range(read_row(store, side, row, TOMBSTONES_TOO, others, ratings, store.by_item.times, np.int64(0))):
+        other = np.int64(others[k])
         user, item = (row, other) if side == USERS else (other, row)
         place, at = find(store, user, item, hash_of(user, item))
         held, held_ms = value_of(store, place, at)

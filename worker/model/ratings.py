@@ -83,7 +83,7 @@ class Ratings:
 
     @property
     def user_counts(self) -> I32:
-        """Ratings held by each user, ``(n_users,)``; this and the following are live views, not to be written to."""
+        """Ratings held by each user, ``(n_users,)``; this and the times of the newest are live views, not to be written to."""
         return self._store.by_user.rows["count"][: self.n_users]
 
     @property
@@ -103,13 +103,13 @@ class Ratings:
 
     @property
     def user_floor_ms(self) -> I64:
-        """What is not later is not accepted for a user; the least int64 where nothing was forgotten."""
-        return self._store.by_user.floors[: self.n_users]
+        """What is not later is not accepted for a user; the least int64 where nothing was forgotten. A copy."""
+        return self._store.by_user.floors[: self.n_users] ^ NEVER
 
     @property
     def item_floor_ms(self) -> I64:
-        """What is not later is not accepted for an item."""
-        return self._store.by_item.floors[: self.n_items]
+        """What is not later is not accepted for an item. A copy."""
+        return self._store.by_item.floors[: self.n_items] ^ NEVER
 
     def grow(self, n_users: int, n_items: int) -> None:
         """Have at least that many rows."""
@@ -117,7 +117,6 @@ class Ratings:
             n_now = int(self._store.sides["n_rows"][side])
             if n > len(index.rows):
                 raise MemoryError(f"{n} rows do not fit: address space was reserved for {len(index.rows)}")
-            index.floors[n_now:n] = NEVER
             self._store.sides["n_rows"][side] = max(n, n_now)
 
     def accept(
@@ -152,28 +151,12 @@ class Ratings:
         _check_rows(events.item_rows[start:], self.n_items)
         n = max(0, min(len(events.kinds) - start, limit))
         room = n * min(fold_in, max(self.n_users, self.n_items))
-        outcome = Outcome(
-            np.empty(n, np.int64),
-            np.empty(n, np.float32),
-            np.empty(n, np.int32),
-            np.empty(n, np.int32),
-            _history(n, room),
-            _history(n, room),
-        )
+        kinds_of_columns = (np.int64, np.int32, np.int32, np.float32, np.int64, np.int32, np.int32)
+        columns: list[NDArray[Any]] = [np.empty(n, kind) for kind in kinds_of_columns]
+        outcome = Outcome(*columns, _history(n, room), _history(n, room))
         stop, n = accept(self._store, events, start, limit, fold_in, outcome)
-        chosen = outcome.event_index[:n]
-        return Accepted(
-            stop,
-            chosen,
-            events.user_rows[chosen],
-            events.item_rows[chosen],
-            outcome.ratings[:n],
-            events.timestamps_ms[chosen],
-            outcome.user_counts[:n],
-            outcome.item_counts[:n],
-            _histories(outcome.of_users, n),
-            _histories(outcome.of_items, n),
-        )
+        histories = (_histories(history, n) for history in (outcome.of_users, outcome.of_items))
+        return Accepted(stop, *(column[:n] for column in columns), *histories)
 
     def forget_user(self, row: int, timestamp_ms: int) -> I32:
         """Drop the user's pairs that are not later than *timestamp_ms*, and accept none such again.
@@ -237,8 +220,10 @@ class Ratings:
         if not load(ratings._store, *columns):
             raise ValueError("entries of ratings are not ascending by (user, item), or name rows that do not exist")
         open_pool(ratings._store, 0)
-        ratings.user_floor_ms[:], ratings.item_floor_ms[:] = user_floor_ms, item_floor_ms
-        ratings._store.state["n_floors"] = (ratings.user_floor_ms > NEVER).sum() + (ratings.item_floor_ms > NEVER).sum()
+        for index, floors in ((ratings._store.by_user, user_floor_ms), (ratings._store.by_item, item_floor_ms)):
+            rows = np.flatnonzero(floors != NEVER)  # the others' memory stays untouched
+            index.floors[rows] = floors[rows] ^ NEVER
+            ratings._store.state["n_floors"] += len(rows)
         if user_newest_ms is not None:
             ratings.user_newest_ms[:] = user_newest_ms
         if item_newest_ms is not None:

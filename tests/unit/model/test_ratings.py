@@ -97,13 +97,13 @@ def test_any_log_leaves_what_the_reference_holds_and_answers_as_it_does(log, lea
     assert same([ratings.user_newest_ms, ratings.item_newest_ms], [reference.newest_ms(0), reference.newest_ms(1)])
 
 
-@given(with_forgetting(users=60, items=40, size=300, times=1000), st.integers(1, 30))
+@given(with_forgetting(users=40, items=30, size=150, times=1000), st.integers(1, 60))
 @settings(max_examples=50)
 def test_a_merge_under_way_changes_nothing_that_is_read(log, least_capacity):
-    ratings, reference = grown(Ratings(least_capacity=least_capacity), 60, 40), grown(ReferenceRatings(), 60, 40)
-    for start in range(0, len(log), 29):
-        feed(ratings, log[start : start + 29])
-        feed(reference, log[start : start + 29])
+    ratings, reference = grown(Ratings(least_capacity=least_capacity), 40, 30), grown(ReferenceRatings(), 40, 30)
+    for start in range(0, len(log), 7):
+        feed(ratings, log[start : start + 7])
+        feed(reference, log[start : start + 7])
         assert same(read(ratings), meaning(reference))
 
 

@@ -1,0 +1,134 @@
+"""The store's loops: how it lies in memory, and that every step of a merge leaves it whole."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from factorstream.worker.kernels.store import IDLE, ITEMS, MERGE_ITEMS, MERGE_USERS, SQUEEZE_ITEMS, SQUEEZE_USERS, USERS
+from factorstream.worker.kernels.store_chain import sort
+from factorstream.worker.kernels.store_merge import advance, first_above, freeze
+from factorstream.worker.model.ratings import Ratings
+
+
+def filled(n, n_users, n_items, least_capacity, seed=0):
+    """Return a store of about *n* pairs, in main and in the active pool, nothing under way."""
+    rng = np.random.default_rng(seed)
+    ratings = Ratings(least_capacity=least_capacity)
+    ratings.grow(n_users, n_items)
+    add(ratings, rng, n)
+    advance(ratings._store, np.inf)
+    return ratings, rng
+
+
+def add(ratings, rng, n):
+    """Accept *n* random events, a tenth of them unrates; more for some rows than for others."""
+    users = (ratings.n_users * rng.random(n) ** 2).astype(np.int32)
+    items = (ratings.n_items * rng.random(n) ** 2).astype(np.int32)
+    kinds = (rng.random(n) < 0.1).astype(np.uint8)
+    ratings.accept(kinds, users, items, rng.integers(1, 11, n).astype(np.float32), rng.integers(1, 1000, n))
+
+
+def phase(ratings):
+    return int(ratings._store.state["phase"][0])
+
+
+def small_step(ratings):
+    """Do the least that can be done of what is under way."""
+    ratings._store.state["credit"] = 1e-3
+    advance(ratings._store, 0.0)
+
+
+def same(left, right):
+    return all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(left, right, strict=True))
+
+
+def everything(ratings):
+    users, items = np.arange(ratings.n_users, dtype=np.int32), np.arange(ratings.n_items, dtype=np.int32)
+    return [*ratings.entries(), *ratings.histories_of_users(users), *ratings.histories_of_items(items)]
+
+
+def assert_main_is_whole(ratings):
+    """Rows follow each other without slack, each ascending, and both sides hold the same pairs."""
+    pairs = []
+    for side, index in ((USERS, ratings._store.by_user), (ITEMS, ratings._store.by_item)):
+        n_rows, end = ratings._store.sides[side]
+        rows = index.rows[:n_rows]
+        assert rows["length"].sum() == end
+        filled = rows[rows["length"] > 0]
+        assert np.array_equal(filled["start"], np.cumsum(filled["length"]) - filled["length"])
+        own, others = np.repeat(np.arange(n_rows), rows["length"]), index.others[:end]
+        assert np.all((np.diff(own) > 0) | (np.diff(others) > 0))
+        pairs.append((own, others, index.ratings[:end]) if side == USERS else (others, own, index.ratings[:end]))
+    users, items, values = pairs[1]
+    order = np.lexsort((items, users))
+    assert same(pairs[0], (users[order], items[order], values[order]))
+
+
+@pytest.mark.parametrize(("n_users", "n_items"), [(40, 30), (1, 500), (500, 1), (3_000, 20)])
+def test_each_step_of_a_merge_leaves_every_row_as_it_was(n_users, n_items):
+    ratings, _ = filled(600, n_users, n_items, least_capacity=64)
+    before, seen = everything(ratings), set()
+    freeze(ratings._store)
+    while phase(ratings) != IDLE:
+        seen.add(phase(ratings))
+        small_step(ratings)
+        if phase(ratings) in (MERGE_USERS, MERGE_ITEMS):
+            assert same(everything(ratings), before)
+    assert same(everything(ratings), before)
+    assert {MERGE_USERS, MERGE_ITEMS} <= seen
+    assert_main_is_whole(ratings)
+
+
+def test_events_between_the_steps_of_a_merge_are_neither_lost_nor_doubled():
+    slow, rng = filled(2_000, 50, 40, least_capacity=200)
+    fast, same_rng = filled(2_000, 50, 40, least_capacity=1 << 16)
+    for _ in range(10):
+        freeze(slow._store)
+        while phase(slow) != IDLE:
+            small_step(slow)
+            if rng.random() < 0.1:
+                state = rng.bit_generator.state
+                add(slow, rng, 3)
+                same_rng.bit_generator.state = state
+                add(fast, same_rng, 3)
+                user, time = int(rng.integers(50)), int(rng.integers(300))
+                assert np.array_equal(slow.forget_user(user, time), fast.forget_user(user, time))
+        assert same(everything(slow), everything(fast))
+        assert_main_is_whole(slow)
+
+
+def test_forgotten_pairs_are_squeezed_out_of_memory():
+    ratings, rng = filled(5_000, 300, 100, least_capacity=64)
+    seen, largest = set(), 0
+    for user in range(0, 300, 2):
+        ratings.forget_user(user, 1000)
+        add(ratings, rng, 20)
+        expected = everything(ratings)
+        largest = max(largest, int(ratings._store.sides["end"][USERS]))
+        while phase(ratings) != IDLE:
+            small_step(ratings)
+            seen.add(phase(ratings))
+        assert same(everything(ratings), expected)
+    assert {SQUEEZE_USERS, SQUEEZE_ITEMS} <= seen
+    freeze(ratings._store)
+    advance(ratings._store, np.inf)
+    assert_main_is_whole(ratings)
+    n_forgotten = np.isinf(ratings._store.by_user.ratings[: ratings._store.sides["end"][USERS]]).sum()
+    assert n_forgotten == ratings._store.state["n_forgotten"][0]
+    assert n_forgotten < len(ratings.entries().user_rows) / 8
+    assert ratings._store.sides["end"][USERS] < largest
+
+
+@given(st.lists(st.integers(0, 2**63 - 1), max_size=200, unique_by=lambda key: key >> 32))
+def test_keys_are_sorted(keys):
+    keys = np.array(keys, np.uint64)
+    ours, n = keys.copy(), len(keys)
+    sort(ours, np.empty_like(keys), np.empty(257, np.int64), n)
+    assert np.array_equal(ours, np.sort(keys))
+
+
+@given(st.sets(st.integers(0, 300)), st.integers(-1, 301))
+def test_the_place_of_an_entry_is_found(others, other):
+    ascending = np.array(sorted(others), np.int32)
+    assert first_above(ascending, 0, len(ascending), other) == np.searchsorted(ascending, other, "right")
