@@ -88,10 +88,17 @@ class Ended:
         assert [word for word in words if word not in self.complaints[0]] == [], self.complaints
         assert not self.output
 
+    def failed(self, code, *words):
+        """Assert that it did its work but for what one line says, which has *words* in it."""
+        assert self.code == code, self.errors
+        assert len(self.complaints) == 1, self.errors
+        assert [word for word in words if word not in self.complaints[0]] == [], self.complaints
+        assert self.answer
+
     def settled(self):
         """Assert that it ended well; return its answer."""
         assert self.code == 0, self.errors
-        assert self.complaints == []
+        assert not self.complaints, self.complaints
         assert self.logged("settled")
         return self.answer
 

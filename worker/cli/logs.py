@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 import structlog
+
+
+class LastingStderr:
+    """Standard error, without what cannot be written: no full disk under a log file, and no reader that left, ends a worker."""
+
+    def write(self, text: str) -> None:
+        """Write *text* if that can be done."""
+        with suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Flush if that can be done."""
+        with suppress(OSError):
+            sys.stderr.flush()
 
 
 def log_to_stderr() -> Any:
@@ -19,7 +34,7 @@ def log_to_stderr() -> Any:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.dev.ConsoleRenderer() if on_terminal else structlog.processors.JSONRenderer(),
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, LastingStderr())),
         cache_logger_on_first_use=False,
     )
     return structlog.get_logger()
