@@ -27,6 +27,7 @@ from factorstream.worker.kernels.simd import (
     add_border,
     add_scaled,
     add_tile,
+    all_finite,
     ask_to_read,
     clear,
     copy_padded,
@@ -51,7 +52,10 @@ CANCELLED = np.float32(64)
 ONE = np.float32(1)
 
 SIZE, PENALTY, BIAS_PENALTY, RESIDUAL, HH, HG, GG, WEAKNESS, BIAS = range(9)
-"""Rows of `Room.totals`: a lane's number of unknowns, λ, μ and ρ; h·A⁻¹h, h·A⁻¹g, g·A⁻¹g; what its weakest pivot lost; its (change of) bias."""
+"""Rows of `Room.totals`.
+
+A lane's number of unknowns, λ, μ and ρ; h·A⁻¹h, h·A⁻¹g and g·A⁻¹g; what its weakest pivot lost; its bias, or change of bias.
+"""
 
 
 class Room(NamedTuple):
@@ -184,17 +188,8 @@ def load_old(own: Any, row: Int, rank: int, room: Any, lane: int) -> None:
     at = lane * (vector + 1)
     copy_padded(own.factors, row * rank, rank, room.old, at)
     room.old[at + vector] = own.biases[row]
-    if not finite(room.old, at, vector + 1):
+    if not all_finite(room.old, at, vector + 1):
         clear(room.old, at, vector + 1)
-
-
-@inlined
-def finite(x: Any, at: Int, n: int) -> bool:
-    """Whether ``x[at:at + n]`` is finite."""
-    check = np.float32(0)
-    for k in range(at, at + n):
-        check += x[k] * np.float32(0)
-    return not math.isnan(check)
 
 
 @inlined
@@ -339,10 +334,10 @@ def finish(
         good = add_change(room, lane, rank, n)
     elif n > 0:
         good = add_ratings(other, rank, histories, entry, room, lane)
-    if not (good and finite(new, 0, vector + 1)):
+    if not (good and all_finite(new, 0, vector + 1)):
         careful[entry] = True
         return
-    if not (finite(own.factors, row * rank, rank) and math.isfinite(own.biases[row])):
+    if not (all_finite(own.factors, row * rank, rank) and math.isfinite(own.biases[row])):
         gains[entry] = np.inf
     elif n >= rank:
         rest = room.totals[RESIDUAL * LANES + lane] - room.totals[HG * LANES + lane]

@@ -1,4 +1,4 @@
-"""One row's problem solved exactly: the fold-in of short histories inside SGD, and the careful way for singular ones.
+"""One row's problem solved exactly: the fold-in of short histories inside SGD.
 
 The problem of a row with n ratings, rows ``v`` of the other side and targets ``r = x − intercept − c``:
 
@@ -9,20 +9,31 @@ Arrays are float32 and flat; a vector of K factors takes ``padded(K)`` places, t
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from factorstream.worker.kernels.compiled import Int, inlined
-from factorstream.worker.kernels.simd import LANES, add_scaled, dot
+from factorstream.worker.kernels.simd import (
+    LANES,
+    add_border,
+    add_scaled,
+    add_tile,
+    all_finite,
+    clear,
+    copy_padded,
+    dot,
+    transpose_tile,
+)
 
 WEAK = np.float32(1e-3)
-"""A pivot that shrinks below this share of its diagonal has lost too many of float32's digits: `solve_carefully` takes over."""
+"""A pivot that shrinks below this share of its diagonal has lost too many of float32's digits: float64 has to do it."""
 
-SINGULAR = 1e-12
-"""A pivot below this share of the largest diagonal counts as zero in float64: factors are float32, their products no finer."""
+FEW = 8
+"""Up to so many ratings their products are made pair by pair; a tile costs the same however full it is."""
+
+ONE = np.float32(1)
 
 
 class Scratch(NamedTuple):
@@ -31,15 +42,19 @@ class Scratch(NamedTuple):
     vectors: NDArray[np.float32]
     """``(n, padded(K))``: the other side's rows."""
     targets: NDArray[np.float32]
+    turned: NDArray[np.float32]
+    """The same, transposed."""
     matrix: NDArray[np.float32]
+    lower: NDArray[np.float32]
+    """L, below its diagonal of ones."""
+    borders: NDArray[np.float32]
+    """``(2, padded(K))``: Vᵀ r and Vᵀ 1."""
     diagonal: NDArray[np.float32]
-    inverses: NDArray[np.float32]
-    """One over each pivot."""
     left: NDArray[np.float32]
     """Right-hand sides of factors (left) and bias (right), while they are eliminated …"""
     right: NDArray[np.float32]
     left_done: NDArray[np.float32]
-    """… and after."""
+    """… and after, by D."""
     right_done: NDArray[np.float32]
     multipliers: NDArray[np.float32]
     new_user: NDArray[np.float32]
@@ -50,8 +65,9 @@ class Scratch(NamedTuple):
 def scratch(longest: int, rank: int) -> Scratch:
     """Make room for histories of up to *longest* ratings."""
     n, vector = _round_up(longest), _round_up(rank)
-    size = max(vector, _round_up(min(longest, rank)))
-    sizes = (n * vector, n, size * size if longest else 0, *[size] * 7, vector + LANES, vector + LANES)
+    square = max(vector, _round_up(min(longest, rank))) ** 2 if longest else 0
+    column = max(vector, n)
+    sizes = (n * vector, n, n * vector, square, square, 2 * vector, *[column] * 6, vector + LANES, vector + LANES)
     return Scratch(*(np.zeros(places, np.float32) for places in sizes))
 
 
@@ -88,38 +104,34 @@ def fold_in(
     n, vector = end - begin, padded(rank)
     for j in range(n):
         row = np.int64(others[begin + j])
-        copy_row(factors, row * rank, rank, room.vectors, j * vector)
+        copy_padded(factors, row * rank, rank, room.vectors, j * vector)
         room.targets[j] = ratings[begin + j] - intercept - biases[row]
-    new[: vector + 1] = 0
+    clear(new, 0, vector + 1)
     if n <= rank:
         good = solve_by_ratings(n, vector, penalty, bias_penalty, room, new)
     else:
         good = solve_by_factors(n, rank, penalty, bias_penalty, room, new)
-    return good and all_finite(new, vector)
-
-
-@inlined
-def copy_row(source: Any, source_at: Int, rank: int, target: Any, target_at: Int) -> None:
-    """Copy *rank* factors."""
-    for k in range(rank):
-        target[target_at + k] = source[source_at + k]
+    return good and all_finite(new, 0, vector + 1)
 
 
 @inlined
 def solve_by_ratings(n: int, vector: int, penalty: Any, bias_penalty: Any, room: Any, new: Any) -> bool:
     """Solve in the n × n dual ``(V Vᵀ + λ I) α = r − b 1``, ``u = Vᵀ α``, where ``b = λ 1·M⁻¹r / (λ 1·M⁻¹1 + μ)``."""
     width = padded(n)
+    clear(room.matrix, 0, n * width)
+    if n > FEW:
+        multiply_tiles(n, width, vector, room)
+    else:
+        multiply_pairs(n, width, vector, room)
     for s in range(n):
-        for t in range(s, n):
-            room.matrix[s * width + t] = dot(room.vectors, s * vector, room.vectors, t * vector, vector)
-        finish_row(room, s, n, width, penalty)
+        room.matrix[s * width + s] += penalty
         room.left[s] = room.targets[s]
         room.right[s] = 1
     good, both, squared = eliminate(room, n, width)
     if not good:
         return False
     bias = penalty * both / (penalty * squared + bias_penalty)
-    substitute_back(room, n, width, bias, room.multipliers)
+    substitute_back(room, n, bias, width, room.multipliers)
     for t in range(n):
         add_scaled(new, 0, room.multipliers[t], room.vectors, t * vector, vector)
     new[vector] = bias
@@ -127,58 +139,69 @@ def solve_by_ratings(n: int, vector: int, penalty: Any, bias_penalty: Any, room:
 
 
 @inlined
+def multiply_pairs(n: int, width: int, vector: int, room: Any) -> None:
+    """Set the upper triangle of ``V Vᵀ``, one product after another."""
+    for s in range(n):
+        for t in range(s, n):
+            room.matrix[s * width + t] = dot(room.vectors, s * vector, room.vectors, t * vector, vector)
+
+
+@inlined
+def multiply_tiles(n: int, width: int, vector: int, room: Any) -> None:
+    """Set ``V Vᵀ`` and zeros around it, tile by tile, from V transposed."""
+    clear(room.vectors, n * vector, (width - n) * vector)
+    clear(room.matrix, n * width, (width - n) * width)
+    for t in range(0, n, LANES):
+        for k in range(0, vector, LANES):
+            transpose_tile(room.vectors, t * vector + k, vector, room.turned, k * width + t, width)
+    for i in range(0, n, LANES):
+        for j in range(i, n, LANES):
+            add_tile(room.turned, vector, width, i, j, room.matrix, 0)
+
+
+@inlined
 def solve_by_factors(n: int, rank: int, penalty: Any, bias_penalty: Any, room: Any, new: Any) -> bool:
     """Solve ``(Vᵀ V + λ I) u + b Vᵀ1 = Vᵀ r`` with the bias as a border, eliminated by its Schur complement."""
     width = padded(rank)
-    room.matrix[: rank * width] = 0
-    room.left[:width] = 0
-    room.right[:width] = 0
+    clear(room.matrix, 0, width * width)
+    clear(room.borders, 0, 2 * width)
+    for i in range(0, width, LANES):
+        for j in range(i, width, LANES):
+            add_tile(room.vectors, n, width, i, j, room.matrix, 0)
+        add_border(room.vectors, room.targets, n, width, i, room.borders, 0)
+    for k in range(rank):
+        room.matrix[k * width + k] += penalty
+        room.left[k] = room.borders[k]
+        room.right[k] = room.borders[width + k]
     total = np.float32(0)
     for t in range(n):
-        target = room.targets[t]
-        for k in range(rank):
-            first = k & -LANES
-            add_scaled(
-                room.matrix, k * width + first, room.vectors[t * width + k], room.vectors, t * width + first, width - first
-            )
-        add_scaled(room.left, 0, target, room.vectors, t * width, width)
-        add_scaled(room.right, 0, np.float32(1), room.vectors, t * width, width)
-        total += target
-    for k in range(rank):
-        finish_row(room, k, rank, width, penalty)
+        total += room.targets[t]
     good, both, squared = eliminate(room, rank, width)
     left_over = n + bias_penalty - squared
     if not good or not left_over > WEAK * n:
         return False
     bias = np.float32((total - both) / left_over)
-    substitute_back(room, rank, width, bias, new)
+    substitute_back(room, rank, bias, width, new)
     new[width] = bias
     return True
 
 
 @inlined
-def finish_row(room: Any, row: Int, size: int, width: int, penalty: Any) -> None:
-    """Add the penalty to the diagonal of the matrix's *row*, and clear what is no part of its upper triangle."""
-    room.matrix[row * width : row * width + row] = 0
-    room.matrix[row * width + size : row * width + width] = 0
-    room.matrix[row * width + row] += penalty
-    room.diagonal[row] = room.matrix[row * width + row]
-
-
-@inlined
 def eliminate(room: Any, size: int, width: int) -> Any:
-    """Factor ``M = Rᵀ D⁻¹ R`` in the upper triangle, and both right-hand sides with it.
+    """Factor ``M = L D Lᵀ``, and both right-hand sides with it; only the upper triangle of M is read.
 
     Returns whether every pivot kept enough digits, and ``left·M⁻¹·right`` and ``right·M⁻¹·right``.
     """
     both, squared = np.float32(0), np.float32(0)
     for k in range(size):
+        room.diagonal[k] = room.matrix[k * width + k]
+    for k in range(size):
         pivot = room.matrix[k * width + k]
         if not pivot > WEAK * room.diagonal[k]:
             return False, both, squared
-        inverse = np.float32(1) / pivot
+        inverse = ONE / pivot
         left, right = room.left[k], room.right[k]
-        room.inverses[k], room.left_done[k], room.right_done[k] = inverse, left, right
+        room.left_done[k], room.right_done[k] = left * inverse, right * inverse
         both += left * right * inverse
         squared += right * right * inverse
         first = k & -LANES
@@ -186,24 +209,17 @@ def eliminate(room: Any, size: int, width: int) -> Any:
         add_scaled(room.right, first, -right * inverse, room.matrix, k * width + first, width - first)
         for j in range(k + 1, size):
             first = j & -LANES
-            scale = -room.matrix[k * width + j] * inverse
-            add_scaled(room.matrix, j * width + first, scale, room.matrix, k * width + first, width - first)
+            scale = room.matrix[k * width + j] * inverse
+            room.lower[j * width + k] = scale
+            add_scaled(room.matrix, j * width + first, -scale, room.matrix, k * width + first, width - first)
     return True, both, squared
 
 
 @inlined
-def substitute_back(room: Any, size: int, width: int, bias: Any, solution: Any) -> None:
-    """Solve ``M x = left − bias · right`` from the factors into ``solution[:width]``."""
-    solution[:width] = 0
+def substitute_back(room: Any, size: int, bias: Any, width: int, solution: Any) -> None:
+    """Solve ``M x = left − bias · right`` from the factors into ``solution[:size]``."""
+    rest = room.left_done
+    add_scaled(rest, 0, -bias, room.right_done, 0, width)
     for k in range(size - 1, -1, -1):
-        known = dot(room.matrix, k * width, solution, 0, width)
-        solution[k] = (room.left_done[k] - bias * room.right_done[k] - known) * room.inverses[k]
-
-
-@inlined
-def all_finite(new: Any, vector: int) -> bool:
-    """Whether a new row and its bias are finite."""
-    check = np.float32(0)
-    for k in range(vector + 1):
-        check += new[k] * np.float32(0)
-    return not math.isnan(check)
+        solution[k] = rest[k]
+        add_scaled(rest, 0, -rest[k], room.lower, k * width, padded(k))  # spoils what is done

@@ -8,11 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from factorstream.worker.kernels.compiled import Int, bare, inlined
-from factorstream.worker.kernels.cpu_fold import copy_row, fold_in, padded
+from factorstream.worker.kernels.cpu_fold import fold_in, padded
 from factorstream.worker.kernels.simd import ask_to_write, can_step, dot_and_norms, step_pair
 
 AHEAD = 8
 """Ratings between asking for rows and using them: 4 to 16 are equally fast at K = 64."""
+
+SOON = 2
+"""The same in events that fold in, which take longer."""
 
 HUGE = np.float32(1e30)
 """Where all that makes a step is below it, its result is finite."""
@@ -52,6 +55,8 @@ def learn(
             step_all(
                 users.factors, users.biases, items.factors, items.biases, batch, first, stop, intercept, penalty, rates, errors
             )
+        if stop + SOON < n:
+            ask_event(users.factors, users.biases, items.factors, items.biases, batch, stop + SOON)
         if stop == n or not fold(
             users.factors, users.biases, items.factors, items.biases, batch, stop, intercept, penalty, rates, room, errors
         ):
@@ -119,6 +124,18 @@ def step_carefully(p: Any, b: Any, user: Int, up: Step, q: Any, c: Any, item: In
     elif item_moves:
         step_row(q, c, item, p, user, rank, down)
     return user_moves and item_moves
+
+
+@inlined
+def ask_event(p: Any, b: Any, q: Any, c: Any, batch: Any, j: Int) -> None:
+    """Ask for all rows that event *j* needs."""
+    rank = p.shape[0] // b.shape[0]
+    ask(p, b, batch.user_rows[j], rank)
+    ask(q, c, batch.item_rows[j], rank)
+    for h in range(batch.user_histories.starts[j], batch.user_histories.starts[j + 1]):
+        ask(q, c, batch.user_histories.others[h], rank)
+    for h in range(batch.item_histories.starts[j], batch.item_histories.starts[j + 1]):
+        ask(p, b, batch.item_histories.others[h], rank)
 
 
 @inlined
@@ -240,5 +257,6 @@ def solve(
 @inlined
 def put(new: Any, rank: int, factors: Any, biases: Any, row: Int) -> None:
     """Write a solved row to its table."""
-    copy_row(new, 0, rank, factors, row * rank)
+    for k in range(rank):
+        factors[row * rank + k] = new[k]
     biases[row] = new[padded(rank)]

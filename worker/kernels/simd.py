@@ -7,6 +7,7 @@ give the same bits wherever a row lies and however many threads run.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -25,6 +26,8 @@ _I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _VECTOR = ir.VectorType(_FLOAT, LANES)
 _ZERO = ir.Constant(_VECTOR, [0.0] * LANES)
 _LANE_NUMBERS = ir.Constant(ir.VectorType(_I32, LANES), list(range(LANES)))
+
+_loops = itertools.count()
 
 Value = Any
 """An LLVM value (llvmlite ships no types)."""
@@ -99,6 +102,13 @@ class Emit:
             inside = builder.block
         return [self.merge((before, value), (inside, result)) for value, result in zip(carried, results, strict=True)]
 
+    def not_unrolled(self) -> Value:
+        """Return what tells LLVM to leave a loop rolled: rows are a few vectors, and unrolled copies only take time to compile."""
+        module = self.builder.module
+        loop = module.add_metadata([module.add_metadata(["llvm.loop.unroll.disable"]), _I32(next(_loops))])
+        loop.operands = (loop, loop.operands[0])  # a loop's name is a node that names itself
+        return loop
+
     def merge(self, *arriving: tuple[Any, Value]) -> Value:
         """Return the value that came with the block control came from."""
         phi = self.builder.phi(arriving[0][1].type)
@@ -137,7 +147,8 @@ class Emit:
             phi.add_incoming(value, before)
             phi.add_incoming(result, builder.block)
         last = builder.block
-        builder.cbranch(builder.icmp_signed("<", following, stop), inside, after)
+        again = builder.cbranch(builder.icmp_signed("<", following, stop), inside, after)
+        again.set_metadata("llvm.loop", self.not_unrolled())
         builder.position_at_end(after)
         return [self.merge((before, value), (last, result)) for value, result in zip(carried, results, strict=True)]
 
@@ -197,7 +208,7 @@ def dot(typing: Any, x: Any, x_at: Any, y: Any, y_at: Any, n: Any) -> Any:
 @_emitted
 def dot_and_norms(typing: Any, x: Any, x_at: Any, y: Any, y_at: Any, n: Any) -> Any:
     """Return ``x·y``, ``x·x`` and ``y·y`` of ``x[x_at:x_at + n]`` and ``y[y_at:y_at + n]``, read once."""
-    returned = types.UniTuple(types.float32, 3)
+    returned = cast(Any, types).UniTuple(types.float32, 3)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
         emit = Emit(context, builder)
@@ -231,6 +242,22 @@ def add_scaled(typing: Any, y: Any, y_at: Any, scale: Any, x: Any, x_at: Any, n:
         return context.get_dummy_value()
 
     return types.void(y, types.int64, types.float32, x, types.int64, types.int64), codegen
+
+
+@_emitted
+def all_finite(typing: Any, x: Any, x_at: Any, n: Any) -> Any:
+    """Return whether ``x[x_at:x_at + n]`` is finite throughout."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        first = emit.at(signature.args[0], args[0], args[1])
+
+        def check(k: Value, carried: Sequence[Value], mask: Value) -> Sequence[Value]:
+            return [emit.multiply_add(emit.load(builder.gep(first, [k]), mask), _ZERO, carried[0])]  # ∞ · 0 and NaN · 0 are NaN
+
+        return emit.all_zero(emit.vectors(args[2], [_ZERO], check)[0])
+
+    return types.boolean(x, types.int64, types.int64), codegen
 
 
 @_emitted
