@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from factorstream.worker.kernels import DEVICES, DeviceMissing, available_kernels, cpu, gpu, select
+from factorstream.worker.kernels import DEVICES, DeviceMissing, available_kernels, compiled, cpu, gpu, select
 from factorstream.worker.kernels.api import Penalty, Rates, Side
 from tests.kernels.problems import batch_of
 
@@ -45,3 +45,13 @@ def test_a_table_that_would_have_to_be_copied_is_refused(table):
             penalty=Penalty(0, 0, 0, True),
             rates=Rates(0.1, 0.1, 0),
         )
+
+
+def test_code_compiled_from_other_sources_is_not_taken(monkeypatch, tmp_path):
+    folders = set()
+    for name, text in (("one", "a = 1"), ("two", "a = 2"), ("three", "a = 2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "loops.py").write_text(text)
+        monkeypatch.setattr(compiled, "__file__", str(tmp_path / name / "compiled.py"))
+        folders.add(compiled.cache_folder(str(tmp_path)))
+    assert len(folders) == 2

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 from llvmlite import ir
-from numba import njit
+from numba import config, njit
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
@@ -21,8 +24,23 @@ get_or_insert_function: Any = cgutils.get_or_insert_function
 raw_memmove: Any = cgutils.raw_memmove
 
 
+def cache_folder(base: str) -> str:
+    """Return where code compiled from exactly these sources is kept: below *base* if given, else beside them or in the user's cache.
+
+    numba compiles anew when a function's own file has changed, and knows nothing of the files it takes other functions from.
+    """
+    here = Path(__file__).parent
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))).hexdigest()[:16]
+    user = Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))  # noqa: PTH111 (no home: no error)
+    folder = Path(base) if base else here / "__pycache__" if os.access(here, os.W_OK) else user / "factorstream"
+    return str(folder / f"compiled-{digest}")
+
+
+cast(Any, config).CACHE_DIR = cache_folder(cast(Any, config).CACHE_DIR)
+
+
 def compiled(function: Function) -> Function:
-    """Compile *function* at its first call, once a machine (cached beside the source); it runs without the interpreter's lock."""
+    """Compile *function* at its first call, once a machine (`cache_folder`); it runs without the interpreter's lock."""
     return cast(Function, untyped_njit(cache=True, nogil=True, error_model="numpy")(function))
 
 

@@ -103,7 +103,7 @@ class Emit:
         return [self.merge((before, value), (inside, result)) for value, result in zip(carried, results, strict=True)]
 
     def not_unrolled(self) -> Value:
-        """Return what tells LLVM to leave a loop rolled: rows are a few vectors, and unrolled copies only take time to compile."""
+        """Return what tells LLVM to leave a loop rolled: rows are a few vectors, and copies only take time to compile."""
         module = self.builder.module
         loop = module.add_metadata([module.add_metadata(["llvm.loop.unroll.disable"]), _I32(next(_loops))])
         loop.operands = (loop, loop.operands[0])  # a loop's name is a node that names itself
