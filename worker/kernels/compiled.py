@@ -25,7 +25,7 @@ raw_memmove: Any = cgutils.raw_memmove
 
 
 def cache_folder(base: str) -> str:
-    """Return where code compiled from exactly these sources is kept: below *base* if given, else beside them or in the user's cache.
+    """Return where code compiled from exactly these sources is kept: below *base*, else beside them or in the user's cache.
 
     numba compiles anew when a function's own file has changed, and knows nothing of the files it takes other functions from.
     """
