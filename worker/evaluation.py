@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from factorstream.worker.history import History
 from factorstream.worker.learn.learner import Events, Learner
+from factorstream.worker.model.journal import Kind
 from factorstream.worker.model.model import Model
 
 CHUNK = 5_000
@@ -30,6 +32,12 @@ class Evaluation:
     def ratings_per_s(self) -> float:
         """Ratings predicted and learned in a second."""
         return self.n_ratings / max(self.seconds, 1e-9)
+
+
+def events_of(history: History) -> Events:
+    """Return *history* as events; its codes are their rows."""
+    kinds = np.full(len(history), Kind.RATE, np.uint8)
+    return Events(kinds, history.user_codes, history.item_codes, history.ratings, history.timestamps_ms)
 
 
 def evaluate(learner: Learner, model: Model, events: Events) -> Evaluation:

@@ -173,8 +173,8 @@ def _watch(
     from factorstream.worker.local.scrape import scrape
 
     history = material.history
-    people = f"{len(history.user_names):,} people, {len(history.item_names):,} films"
-    view = View(console, f"{material.name}: {people}, in order of time, {rate:,.0f} ratings a second", len(history))
+    people = f"{len(history.user_names):,} people · {len(history.item_names):,} films"
+    view = View(console, f"{material.name} · {people} · by time, {rate:,.0f} a second", len(history))
     began = time.monotonic()
     with view.live():
         while True:

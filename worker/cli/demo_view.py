@@ -33,6 +33,7 @@ class View:
     rates: list[float] = field(default_factory=list)
     rmses: list[float] = field(default_factory=list)
     last: tuple[float, Facts] | None = None
+    ended: bool = False
     _live: Live | None = None
     _told_at_s: float = float("-inf")
 
@@ -50,6 +51,7 @@ class View:
         if facts.rmse is not None:
             self.rmses.append(facts.rmse)
         self.last = now_s, facts
+        self.ended = last
         if self._live is not None:
             self._live.update(self._panel(facts))
         elif last or now_s - self._told_at_s >= PLAIN_EVERY_S:
@@ -57,8 +59,8 @@ class View:
             self.console.print(self._line(facts), soft_wrap=True)
 
     def rate(self) -> float:
-        """Return ratings a second, over the last second or so."""
-        recent = self.rates[-4:]
+        """Return ratings a second, over the last second or so; at the end over all."""
+        recent = self.rates if self.ended else self.rates[-4:]
         return sum(recent) / max(1, len(recent))
 
     def _rows(self, facts: Facts) -> list[tuple[str, str, str]]:

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from factorstream.worker.cli.options import Config, Limit, RatingsFile, Set
 from factorstream.worker.cli.printing import Json, answer
-
-if TYPE_CHECKING:
-    from factorstream.worker.history import History
-    from factorstream.worker.learn.learner import Events
 
 
 def evaluate(
@@ -23,6 +17,7 @@ def evaluate(
     """
     from factorstream.worker.config import load
     from factorstream.worker.evaluation import evaluate as run
+    from factorstream.worker.evaluation import events_of
     from factorstream.worker.history import read
     from factorstream.worker.wiring import fresh_model, learner_of, warm_up
 
@@ -30,7 +25,7 @@ def evaluate(
     history = read(file, limit)
     learner = learner_of(settings)
     warm_up(learner, settings)
-    found = run(learner, fresh_model(settings), _events(history))
+    found = run(learner, fresh_model(settings), events_of(history))
     answer(
         {
             "n_ratings": found.n_ratings,
@@ -43,13 +38,3 @@ def evaluate(
         line=f"{found.n_ratings:,} ratings: RMSE {found.rmse:.4f}, MAE {found.mae:.4f}; {found.n_sweeps} sweeps,"
         f" {found.ratings_per_s:,.0f} ratings/s",
     )
-
-
-def _events(history: History) -> Events:
-    import numpy as np
-
-    from factorstream.worker.learn.learner import Events
-    from factorstream.worker.model.journal import Kind
-
-    kinds = np.full(len(history), Kind.RATE, np.uint8)
-    return Events(kinds, history.user_codes, history.item_codes, history.ratings, history.timestamps_ms)
