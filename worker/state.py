@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorstream.codec import Decoded
-from factorstream.worker.kernels.api import F32
 from factorstream.worker.kernels.memory import reserve
 from factorstream.worker.learn.learner import Events, Learned
 from factorstream.worker.learn.settings import Learning
@@ -187,7 +186,7 @@ class State:
         self.epoch = 0
         self.pending = Pending()
         self._entries: list[Entries] = []
-        self._shadows: dict[str, F32] = {}
+        self._shadows: dict[str, NDArray[Any]] = {}
 
     # --- learning
 
@@ -279,14 +278,7 @@ class State:
         model, ratings = self.model, self.model.ratings
         n_users, n_items = len(self.user_ids.names), len(self.item_ids.names)
         ratings.grow(n_users, n_items)
-        names = ("users.factors", "users.biases", "items.factors", "items.biases")
-        arrays: dict[str, NDArray[Any]] = {
-            name: self._copy(name, live) for name, live in zip(names, model.parameters(), strict=True)
-        }
-        arrays["users.newest_ms"] = ratings.user_newest_ms[:n_users].copy()
-        arrays["items.newest_ms"] = ratings.item_newest_ms[:n_items].copy()
-        arrays["users.floor_ms"] = ratings.user_floor_ms[:n_users].copy()
-        arrays["items.floor_ms"] = ratings.item_floor_ms[:n_items].copy()
+        arrays = {name: self._copy(name, live) for name, live in self._tables().items()}
         arrays["users.pending"] = np.flatnonzero(self.pending.users[:n_users])
         arrays["items.pending"] = np.flatnonzero(self.pending.items[:n_items])
         arrays["users.forgotten"] = _forgotten_array(self.user_ids.forgotten)
@@ -334,12 +326,26 @@ class State:
         self.pending.removed_items = dict.fromkeys(facts.removed_items)
         self.pending.add_users(arrays["users.pending"].astype(np.int32))
         self.pending.add_items(arrays["items.pending"].astype(np.int32))
+        for name, live in self._tables().items():  # now, so that the first checkpoint finds memory to copy into
+            self._copy(name, live)
 
-    def _copy(self, name: str, live: F32) -> F32:
+    def _tables(self) -> dict[str, NDArray[Any]]:
+        """Return what a checkpoint holds of every row; views."""
+        model, ratings = self.model, self.model.ratings
+        names = ("users.factors", "users.biases", "items.factors", "items.biases")
+        return {
+            **dict(zip(names, model.parameters(), strict=True)),
+            "users.newest_ms": ratings.user_newest_ms,
+            "items.newest_ms": ratings.item_newest_ms,
+            "users.floor_ms": ratings.user_floor_ms,
+            "items.floor_ms": ratings.item_floor_ms,
+        }
+
+    def _copy(self, name: str, live: NDArray[Any]) -> NDArray[Any]:
         """Copy *live* into memory that is kept for the next copy: fresh pages cost ten times the copying."""
         shadow = self._shadows.get(name)
         if shadow is None:
-            shadow = self._shadows[name] = cast(F32, reserve(live.shape[1:], np.float32))
+            shadow = self._shadows[name] = reserve(live.shape[1:], live.dtype)
         copy = shadow[: len(live)]
         np.copyto(copy, live)
         return copy

@@ -149,7 +149,7 @@ class MemorySource:
         self._seek(partition, self._next[partition], held)
         self._ends[partition] = held.end
         start = self._next[partition]
-        read = held.records[start - held.first :][:n_records]
+        read = held.records[start - held.first : start - held.first + n_records]
         self._next[partition] = start + len(read)
         types = [record.content_type for record in read]
         return Records(
