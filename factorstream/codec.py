@@ -280,7 +280,8 @@ def _text_of(said: str | int) -> str:
 def _checked_ratings(column: list[float], rating_min: float, rating_max: float) -> tuple[NDArray[np.float32], Iterable[int]]:
     ratings = np.array(column, np.float64)
     strange = np.flatnonzero(~((ratings >= rating_min) & (ratings <= rating_max))).tolist()
-    return ratings.astype(np.float32) + np.float32(0), strange  # + 0: no -0, which would be another rating bit by bit
+    with np.errstate(over="ignore"):  # only among the strange ones
+        return ratings.astype(np.float32) + np.float32(0), strange  # + 0: no -0, which would be another rating bit by bit
 
 
 def _checked_times(column: list[int | float | None], record_times: NDArray[np.int64]) -> tuple[NDArray[np.int64], Iterable[int]]:
