@@ -31,10 +31,10 @@ from tests.contracts.kafka_log import KafkaLog
 
 COMMAND = [sys.executable, "-m", "factorstream.worker.cli.main"]
 SEEN_ITEMS = 256
-PATIENCE_S = 60
+PATIENCE_S = 90
 
 
-def await_true(condition, timeout_s=20):
+def await_true(condition, timeout_s=40):
     """Return the first true answer of *condition*."""
     until = time.monotonic() + timeout_s
     while not (found := condition()):

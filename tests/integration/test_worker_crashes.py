@@ -101,7 +101,6 @@ def test_killed_ten_times_every_rating_is_learned_exactly_once_and_readers_see_n
     place = make_place(n_partitions=4)
     events, random_ = replay(), random.Random(11)
     watcher = Watcher(place, events)
-    place.run().settled()  # a machine that has never run a worker compiles it first
     sender = threading.Thread(target=send_steadily, args=(place, events, 2.0 * N_KILLS))
     watcher.start()
     sender.start()
