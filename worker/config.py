@@ -115,8 +115,8 @@ class Als(Section):
     """λ of the users' factors; unset: 8 times the standard deviation of the ratings."""
     lambda_item: float | None = Field(None, ge=0)
     """λ of the items' factors; unset: likewise."""
-    lambda_bias: float = Field(2.5, ge=0)
-    """λ of the biases."""
+    lambda_bias: float | None = Field(None, ge=0)
+    """λ of the biases; unset: 2.5, or 0.03 when weighted."""
     weighted: bool = False
     """Whether each λ counts once for each of the row's ratings (ALS-WR)."""
 

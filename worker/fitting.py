@@ -93,6 +93,8 @@ def prepare(model: Model, training: Entries, kernels: Kernels, learning: Learnin
 
 def learning_of_all(learning: Learning, level: Level) -> Learning:
     """Return *learning* with the λ of a whole history where none is set; *level* is that of its ratings."""
+    if learning.weighted:
+        return learning
     user = LAMBDA * level.spread if learning.lambda_user is None else learning.lambda_user
     item = LAMBDA * level.spread if learning.lambda_item is None else learning.lambda_item
     return replace(learning, lambda_user=user, lambda_item=item)

@@ -25,9 +25,10 @@ class Learning:
     fold_in: int
     """Rows with at most so many ratings are solved, not stepped."""
     lambda_user: float | None
-    """None: `LAMBDA_USER` times the spread."""
+    """None: `LAMBDA` times the spread, or `WEIGHTED_LAMBDA`."""
     lambda_item: float | None
-    lambda_bias: float
+    lambda_bias: float | None
+    """None: `LAMBDA_BIAS`, or `WEIGHTED_LAMBDA_BIAS`."""
     weighted: bool
     visits_per_rating: float
     """ALS visits that an accepted rating buys; 0: no sweeps."""
@@ -35,8 +36,8 @@ class Learning:
     """Ratings visited by one block, about."""
 
     LEARNING_RATE = 0.1
-    LAMBDA_USER = 8.0
-    LAMBDA_ITEM = 8.0
+    LAMBDA, WEIGHTED_LAMBDA = 8.0, 0.12
+    LAMBDA_BIAS, WEIGHTED_LAMBDA_BIAS = 2.5, 0.03
     DEVIATION = 0.05
 
     def rates(self, level: Level) -> Rates:
@@ -46,9 +47,14 @@ class Learning:
 
     def penalty(self, level: Level) -> Penalty:
         """Return λ of the objective at *level*."""
-        user = self.LAMBDA_USER * level.spread if self.lambda_user is None else self.lambda_user
-        item = self.LAMBDA_ITEM * level.spread if self.lambda_item is None else self.lambda_item
-        return Penalty(user, item, self.lambda_bias, self.weighted)
+        unset = level.spread * (self.WEIGHTED_LAMBDA if self.weighted else self.LAMBDA)
+        unset_bias = self.WEIGHTED_LAMBDA_BIAS if self.weighted else self.LAMBDA_BIAS
+        return Penalty(
+            unset if self.lambda_user is None else self.lambda_user,
+            unset if self.lambda_item is None else self.lambda_item,
+            unset_bias if self.lambda_bias is None else self.lambda_bias,
+            self.weighted,
+        )
 
     def deviation(self, level: Level) -> float:
         """Return the standard deviation of a new row's first factors at *level*."""
