@@ -1,0 +1,124 @@
+"""How good what is learned is: `evaluate` beside River's BiasedMF, `fit --method als` beside Surprise's SVD++.
+
+    python -m tests.benchmarks.bench_evaluate [--seeds 5]
+
+Both of ours are the commands as users start them, with their defaults. River predicts and learns the same ratings in the same
+order, clipped to the scale; its settings are those of its documentation. SVD++ learns the same random 90 % and is asked
+about the same 10 %.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import time
+
+import numpy as np
+from river import optim, reco
+from surprise import Dataset, Reader, SVDpp
+
+from factorstream.worker.fitting import last_writes, split
+from factorstream.worker.history import read
+from tests.benchmarks.live import PROGRAM
+from tests.benchmarks.streams import movielens_path, movietweetings_path
+from tests.benchmarks.table import Figure, show
+
+MOST_RMSE = {"MovieLens-100K": 0.943, "MovieTweetings": 1.60}
+LEAST_RATINGS_PER_S = 200_000
+HOLDOUT, MOST_HOLDOUT_RMSE, MOST_ABOVE_SVDPP = 0.1, 0.925, 0.005
+N_EVALUATIONS = 3
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--seeds", type=int, default=5, help="random splits for fit")
+    asked = options.parse_args()
+    paths = {"MovieLens-100K": movielens_path(), "MovieTweetings": movietweetings_path()}
+    for name, path in paths.items():
+        if path is not None:
+            show(f"evaluate, {name}", evaluation(name, path))
+    show(f"fit --method als, MovieLens-100K, {asked.seeds} random 90/10 splits", fitting(paths["MovieLens-100K"], asked.seeds))
+
+
+def evaluation(name, path):
+    """Return the figures of `evaluate` and of River over one file."""
+    ours = [ask("evaluate", path) for _ in range(N_EVALUATIONS)]
+    river_rmse, river_mae, river_rate = river(read(path))
+    rate = statistics.median(found["ratings_per_s"] for found in ours)
+    return [
+        Figure("RMSE", ours[0]["rmse"], "", at_most=MOST_RMSE[name]),
+        Figure("RMSE of River's BiasedMF", river_rmse),
+        Figure("MAE", ours[0]["mae"]),
+        Figure("MAE of River's BiasedMF", river_mae),
+        Figure(f"speed, median of {N_EVALUATIONS}", rate, "ratings/s", at_least=LEAST_RATINGS_PER_S),
+        Figure("speed of River's BiasedMF", river_rate, "ratings/s"),
+    ]
+
+
+def ask(*words):
+    """Run a command; return what it answers."""
+    done = subprocess.run([*PROGRAM, *map(str, words), "--json"], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def river(history):
+    """Return RMSE, MAE and ratings a second of BiasedMF, each rating predicted and then learned."""
+    model = reco.BiasedMF(
+        n_factors=10,
+        bias_optimizer=optim.SGD(0.025),
+        latent_optimizer=optim.SGD(0.05),
+        weight_initializer=optim.initializers.Zeros(),
+        latent_initializer=optim.initializers.Normal(mu=0.0, sigma=0.1, seed=73),
+        l2_bias=0.0,
+        l2_latent=0.0,
+    )
+    lowest, highest = float(history.ratings.min()), float(history.ratings.max())
+    columns = (history.user_codes.tolist(), history.item_codes.tolist(), history.ratings.tolist())
+    errors = np.empty(len(history))
+    began = time.perf_counter()
+    for n, (user, item, rating) in enumerate(zip(*columns, strict=True)):
+        errors[n] = rating - min(max(model.predict_one(user, item), lowest), highest)
+        model.learn_one(user, item, y=rating)
+    seconds = time.perf_counter() - began
+    return float(np.sqrt(np.mean(errors**2))), float(np.mean(np.abs(errors))), len(history) / seconds
+
+
+def fitting(path, n_seeds):
+    """Return the figures of `fit` and of SVD++ over the same splits."""
+    ours, theirs, our_s, their_s = [], [], [], []
+    for seed in range(n_seeds):
+        found = ask("fit", path, "--method", "als", "--holdout", HOLDOUT, "--seed", seed)["iterations"]
+        ours.append(found[-1]["holdout_rmse"])
+        our_s.append(sum(iteration["seconds"] for iteration in found))
+        rmse, seconds = svdpp(read(path), seed)
+        theirs.append(rmse)
+        their_s.append(seconds)
+    mean = statistics.mean
+    return [
+        Figure("holdout RMSE, mean", mean(ours), "", at_most=MOST_HOLDOUT_RMSE),
+        Figure("holdout RMSE, worst split", max(ours)),
+        Figure("holdout RMSE of Surprise's SVD++, mean", mean(theirs)),
+        Figure("above SVD++", mean(ours) - mean(theirs), "", at_most=MOST_ABOVE_SVDPP),
+        Figure(f"seconds, {len(found)} iterations, mean", mean(our_s), "s"),
+        Figure("seconds of SVD++, 20 epochs, mean", mean(their_s), "s"),
+    ]
+
+
+def svdpp(history, seed):
+    """Return the holdout RMSE of SVD++ over the split that `fit` makes with *seed*, and the seconds it took to learn."""
+    parts = split(last_writes(history.user_codes, history.item_codes, history.ratings, history.timestamps_ms), HOLDOUT, seed)
+    scale = Reader(rating_scale=(float(history.ratings.min()), float(history.ratings.max())))
+    columns = (parts.training.user_rows.tolist(), parts.training.item_rows.tolist(), parts.training.ratings.tolist())
+    dataset = Dataset(reader=scale)
+    training = dataset.construct_trainset([(*rating, None) for rating in zip(*columns, strict=True)])
+    model = SVDpp(random_state=seed, cache_ratings=True)
+    began = time.perf_counter()
+    model.fit(training)
+    seconds = time.perf_counter() - began
+    asked = zip(parts.holdout.user_rows.tolist(), parts.holdout.item_rows.tolist(), strict=True)
+    errors = parts.holdout.ratings - np.array([model.predict(user, item).est for user, item in asked])
+    return float(np.sqrt(np.mean(errors**2))), seconds
+
+
+if __name__ == "__main__":
+    main()
