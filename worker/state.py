@@ -244,8 +244,8 @@ class State:
     def _set_floor(self, ids: Ids, row: int, floor: int) -> None:
         ratings = self.model.ratings
         ratings.grow(len(self.user_ids.names), len(self.item_ids.names))
-        floors = ratings.user_floor_ms if ids is self.user_ids else ratings.item_floor_ms
-        floors[row] = max(floor, int(floors[row]))
+        raise_floors = ratings.raise_user_floors if ids is self.user_ids else ratings.raise_item_floors
+        raise_floors(np.array([row]), np.array([floor]))
 
     def _forget(self, decoded: Decoded, at: int) -> Iterator[Events]:
         """Forget an id, if it is known, and accept nothing of it up to that time, known or not."""
@@ -362,10 +362,13 @@ def restored_model(checkpoint: Checkpoint) -> Model:
     for live, name in (
         (model.ratings.user_newest_ms, "users.newest_ms"),
         (model.ratings.item_newest_ms, "items.newest_ms"),
-        (model.ratings.user_floor_ms, "users.floor_ms"),
-        (model.ratings.item_floor_ms, "items.floor_ms"),
     ):
         live[: len(arrays[name])] = arrays[name]
+    for raise_floors, name in (
+        (model.ratings.raise_user_floors, "users.floor_ms"),
+        (model.ratings.raise_item_floors, "items.floor_ms"),
+    ):
+        raise_floors(np.arange(len(arrays[name])), arrays[name])
     return model
 
 

@@ -7,7 +7,6 @@ import pytest
 
 from tests.integration.real_worker import Place, PrivateRedis
 
-
 COMPILE = (
     "from factorstream.worker.config import load; from factorstream.worker.wiring import learner_of, warm_up;"
     "settings = load(None, [], {}); warm_up(learner_of(settings), settings)"

@@ -119,6 +119,22 @@ class Ratings:
                 raise MemoryError(f"{n} rows do not fit: address space was reserved for {len(index.rows)}")
             self._store.sides["n_rows"][side] = max(n, n_now)
 
+    def raise_user_floors(self, rows: NDArray[np.integer[Any]], timestamps_ms: I64) -> None:
+        """From now on accept for each of the users *rows* only what is later than its entry of *timestamps_ms*, too."""
+        self._raise_floors(USERS, rows, timestamps_ms)
+
+    def raise_item_floors(self, rows: NDArray[np.integer[Any]], timestamps_ms: I64) -> None:
+        """From now on accept for each of the items *rows* only what is later than its entry of *timestamps_ms*, too."""
+        self._raise_floors(ITEMS, rows, timestamps_ms)
+
+    def _raise_floors(self, side: int, rows: NDArray[np.integer[Any]], timestamps_ms: I64) -> None:
+        _check_rows(rows, (self.n_users, self.n_items)[side])
+        floors = self._store.by_user.floors if side == USERS else self._store.by_item.floors
+        raised = timestamps_ms != NEVER  # the others' memory stays untouched
+        rows, times = rows[raised], timestamps_ms[raised]
+        floors[rows] = np.maximum(floors[rows] ^ NEVER, times) ^ NEVER
+        self._store.state["n_floors"] += len(rows)
+
     def accept(
         self,
         kinds: NDArray[np.uint8],
@@ -151,12 +167,9 @@ class Ratings:
         _check_rows(events.item_rows[start:], self.n_items)
         n = max(0, min(len(events.kinds) - start, limit))
         room = n * min(fold_in, max(self.n_users, self.n_items))
-        kinds_of_columns = (np.int64, np.int32, np.int32, np.float32, np.int64, np.int32, np.int32)
-        columns: list[NDArray[Any]] = [np.empty(n, kind) for kind in kinds_of_columns]
-        outcome = Outcome(*columns, _history(n, room), _history(n, room))
-        stop, n = accept(self._store, events, start, limit, fold_in, outcome)
-        histories = (_histories(history, n) for history in (outcome.of_users, outcome.of_items))
-        return Accepted(stop, *(column[:n] for column in columns), *histories)
+        outcome = _outcome(n, room)
+        stop, n_accepted = accept(self._store, events, start, limit, fold_in, outcome)
+        return _accepted(outcome, int(stop), int(n_accepted))
 
     def forget_user(self, row: int, timestamp_ms: int) -> I32:
         """Drop the user's pairs that are not later than *timestamp_ms*, and accept none such again.
@@ -220,10 +233,8 @@ class Ratings:
         if not load(ratings._store, *columns):
             raise ValueError("entries of ratings are not ascending by (user, item), or name rows that do not exist")
         open_pool(ratings._store, 0)
-        for index, floors in ((ratings._store.by_user, user_floor_ms), (ratings._store.by_item, item_floor_ms)):
-            rows = np.flatnonzero(floors != NEVER)  # the others' memory stays untouched
-            index.floors[rows] = floors[rows] ^ NEVER
-            ratings._store.state["n_floors"] += len(rows)
+        ratings.raise_user_floors(np.arange(len(user_floor_ms)), user_floor_ms)
+        ratings.raise_item_floors(np.arange(len(item_floor_ms)), item_floor_ms)
         if user_newest_ms is not None:
             ratings.user_newest_ms[:] = user_newest_ms
         if item_newest_ms is not None:
@@ -244,6 +255,58 @@ class Ratings:
         histories = Histories(starts, np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32))
         read_rows(self._store, side, rows, histories.others, histories.ratings)
         return histories
+
+
+def _column(values: ArrayLike, kind: DTypeLike) -> NDArray[Any]:
+    """Return *values* as a contiguous writable array: loops are compiled for that alone. Copies only what is not."""
+    return np.require(values, kind, ("C_CONTIGUOUS", "WRITEABLE", "ALIGNED"))
+
+
+def _check_rows(rows: NDArray[np.integer], n_rows: int) -> None:
+    """Raise `IndexError` unless all *rows* are in ``0 .. n_rows - 1``."""
+    if len(rows) and not (rows.min() >= 0 and rows.max() < n_rows):
+        raise IndexError(f"row {rows.min()} or {rows.max()} is not one of {n_rows}: grow the store first")
+
+
+def _outcome(n: int, room: int) -> Outcome:
+    """Return columns for at most *n* accepted events, whose histories are at most *room* pairs a side."""
+    return Outcome(
+        event_index=np.empty(n, np.int64),
+        user_rows=np.empty(n, np.int32),
+        item_rows=np.empty(n, np.int32),
+        ratings=np.empty(n, np.float32),
+        timestamps_ms=np.empty(n, np.int64),
+        user_counts=np.empty(n, np.int32),
+        item_counts=np.empty(n, np.int32),
+        of_users=History(np.empty(n + 1, np.int64), np.empty(room, np.int32), np.empty(room, np.float32)),
+        of_items=History(np.empty(n + 1, np.int64), np.empty(room, np.int32), np.empty(room, np.float32)),
+    )
+
+
+def _accepted(outcome: Outcome, stop: int, n: int) -> Accepted:
+    """Return the first *n* events of *outcome*."""
+    return Accepted(
+        stop,
+        event_index=outcome.event_index[:n],
+        user_rows=outcome.user_rows[:n],
+        item_rows=outcome.item_rows[:n],
+        ratings=outcome.ratings[:n],
+        timestamps_ms=outcome.timestamps_ms[:n],
+        user_counts=outcome.user_counts[:n],
+        item_counts=outcome.item_counts[:n],
+        user_histories=_histories(outcome.of_users, n),
+        item_histories=_histories(outcome.of_items, n),
+    )
+
+
+def _histories(self, side: int, rows: I32, counts: I32) -> Histories:
+    rows = _column(rows, np.int32)
+    _check_rows(rows, len(counts))
+    starts = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(counts[rows], out=starts[1:])
+    histories = Histories(starts, np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32))
+    read_rows(self._store, side, rows, histories.others, histories.ratings)
+    return histories
 
 
 def _column(values: ArrayLike, kind: DTypeLike) -> NDArray[Any]:
