@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from factorstream.worker.kernels.compiled import bare, inlined, plain
+from factorstream.worker.kernels.compiled import Int, bare, inlined, plain
 from factorstream.worker.kernels.memory import reserve
 
 USERS, ITEMS = plain(0), plain(1)
@@ -129,7 +129,7 @@ def column(kind: DTypeLike) -> NDArray[Any]:
     return reserve((), kind, huge_pages=False)
 
 
-def new_store(least_capacity: int) -> Store:
+def new_store(least_capacity: Int) -> Store:
     """Return an empty store whose pools hold at least *least_capacity* pairs."""
     log, slots = reserve((), ENTRY), reserve((), np.uint32)
     store = Store(
@@ -154,7 +154,7 @@ def new_store(least_capacity: int) -> Store:
 
 
 @bare
-def open_pool(store: Store, number: int) -> None:
+def open_pool(store: Store, number: Int) -> None:
     """Make the empty pool *number* the active one; a share of main, so that a merge moves so many pairs for each new one."""
     state, pool = store.state[0], store.pools[number]
     pool.capacity = min(max(state.least_capacity, store.sides[USERS].end // MAIN_PER_POOL), store.log.size // 2 - 2)
@@ -173,13 +173,13 @@ def is_held(rating: np.float32) -> bool | np.bool:
 
 
 @inlined
-def head_of(row: Row, pool_number: int) -> int:
+def head_of(row: Row, pool_number: Int) -> Int:
     """Return the newest entry of *row* in a pool, 0 if there is none."""
     return row.head_0 if pool_number == 0 else row.head_1
 
 
 @inlined
-def set_head(row: Row, pool_number: int, entry: int) -> None:
+def set_head(row: Row, pool_number: Int, entry: Int) -> None:
     """Let the chain of *row* in a pool begin at *entry*."""
     if pool_number == 0:
         row.head_0 = entry
@@ -188,31 +188,31 @@ def set_head(row: Row, pool_number: int, entry: int) -> None:
 
 
 @inlined
-def row_of(store: Store, side: int, entry: int) -> int:
+def row_of(store: Store, side: Int, entry: Int) -> Int:
     """Return the row of an entry on one side."""
     return store.log[entry].user if side == USERS else store.log[entry].item
 
 
 @inlined
-def key_of(row: int, entry: int) -> np.uint64:
+def key_of(row: Int, entry: Int) -> np.uint64:
     """Return a key that sorts by row and names an entry."""
     return (np.uint64(row) << np.uint64(32)) | np.uint64(entry)
 
 
 @inlined
-def row_in(key: np.uint64) -> np.int64:
+def row_in(key: np.uint64) -> Int:
     """Return the row of a key."""
     return np.int64(key >> np.uint64(32))
 
 
 @inlined
-def entry_in(key: np.uint64) -> np.int64:
+def entry_in(key: np.uint64) -> Int:
     """Return the entry that a key names."""
     return np.int64(key & np.uint64(0xFFFFFFFF))
 
 
 @inlined
-def hash_of(user: int, item: int) -> np.uint64:
+def hash_of(user: Int, item: Int) -> np.uint64:
     """Return 64 mixed bits of a pair (the finaliser of murmur3)."""
     h = (np.uint64(user) << np.uint64(32)) | np.uint64(item)
     h = (h ^ (h >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
@@ -221,13 +221,13 @@ def hash_of(user: int, item: int) -> np.uint64:
 
 
 @inlined
-def slot_of(hashed: np.uint64, pool: Pool) -> int:
+def slot_of(hashed: np.uint64, pool: Pool) -> Int:
     """Return where in `slots` the search for a hash begins."""
     return pool.table + np.int64(((hashed >> np.uint64(32)) * np.uint64(pool.n_slots)) >> np.uint64(32))
 
 
 @inlined
-def find_in_pool(store: Store, pool_number: int, user: int, item: int, hashed: np.uint64) -> int:
+def find_in_pool(store: Store, pool_number: Int, user: Int, item: Int, hashed: np.uint64) -> Int:
     """Return the entry of a pair in a pool, 0 if there is none."""
     pool = store.pools[pool_number]
     end = pool.table + pool.n_slots
@@ -246,7 +246,7 @@ def find_in_pool(store: Store, pool_number: int, user: int, item: int, hashed: n
 
 
 @inlined
-def find_in_row(index: Index, row: Row, other: int) -> int:
+def find_in_row(index: Index, row: Row, other: Int) -> Int:
     """Return where in main the pair of *row* with *other* is, -1 if it is not there."""
     at, n = row.start, np.int64(row.length)
     while n > 1:
@@ -258,7 +258,7 @@ def find_in_row(index: Index, row: Row, other: int) -> int:
 
 
 @inlined
-def find(store: Store, user: int, item: int, hashed: np.uint64) -> tuple[int, int]:
+def find(store: Store, user: Int, item: Int, hashed: np.uint64) -> tuple[Int, Int]:
     """Return the place a pair lives in, or `NOWHERE`, and where there: an entry of the log, or an offset of the users' main."""
     state = store.state[0]
     entry = find_in_pool(store, state.active, user, item, hashed)
@@ -273,7 +273,7 @@ def find(store: Store, user: int, item: int, hashed: np.uint64) -> tuple[int, in
 
 
 @inlined
-def value_of(store: Store, place: int, at: int) -> tuple[np.float32, int]:
+def value_of(store: Store, place: Int, at: Int) -> tuple[np.float32, Int]:
     """Return rating and time of a pair that was found."""
     if place == MAIN:
         return store.by_user.ratings[at], store.by_user.times[at]
@@ -281,7 +281,7 @@ def value_of(store: Store, place: int, at: int) -> tuple[np.float32, int]:
 
 
 @inlined
-def write(store: Store, user: int, item: int, place: int, at: int, rating: np.float32, time_ms: int) -> None:
+def write(store: Store, user: Int, item: Int, place: Int, at: Int, rating: np.float32, time_ms: Int) -> None:
     """Write rating and time of a pair that was found, wherever copies of it are by now."""
     if place == MAIN:
         write_main(store, USERS, at, rating, time_ms)
@@ -295,7 +295,7 @@ def write(store: Store, user: int, item: int, place: int, at: int, rating: np.fl
 
 
 @inlined
-def write_main(store: Store, side: int, at: int, rating: np.float32, time_ms: int) -> None:
+def write_main(store: Store, side: Int, at: Int, rating: np.float32, time_ms: Int) -> None:
     """Write a pair into one side of main."""
     index = store.by_user if side == USERS else store.by_item
     index.ratings[at] = rating
@@ -304,7 +304,7 @@ def write_main(store: Store, side: int, at: int, rating: np.float32, time_ms: in
 
 
 @inlined
-def is_merged(store: Store, side: int, row: int) -> bool:
+def is_merged(store: Store, side: Int, row: Int) -> bool:
     """Whether the frozen entries of *row* are in this side's main; only asked while a merge is under way."""
     state = store.state[0]
     phase = MERGE_USERS if side == USERS else MERGE_ITEMS
@@ -312,7 +312,7 @@ def is_merged(store: Store, side: int, row: int) -> bool:
 
 
 @inlined
-def add_slot(store: Store, pool: Pool, hashed: np.uint64, local: int) -> None:
+def add_slot(store: Store, pool: Pool, hashed: np.uint64, local: Int) -> None:
     """Enter number *local* of *pool* into its hash table."""
     mask = np.uint32(pool.mask)
     tag = np.uint32(hashed & np.uint64(0xFFFFFFFF))
@@ -324,7 +324,7 @@ def add_slot(store: Store, pool: Pool, hashed: np.uint64, local: int) -> None:
 
 
 @inlined
-def append(store: Store, user: int, item: int, hashed: np.uint64, rating: np.float32, time_ms: int) -> None:
+def append(store: Store, user: Int, item: Int, hashed: np.uint64, rating: np.float32, time_ms: Int) -> None:
     """Add a new pair to the active pool, which has room."""
     number = store.state[0].active
     pool = store.pools[number]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels.compiled import bare, inlined
+from factorstream.worker.kernels.compiled import Int, bare, inlined
 from factorstream.worker.kernels.store import USERS, Store, key_of
 
 FEW = 48
@@ -13,7 +13,7 @@ FEW = 48
 
 
 @inlined
-def collect(store: Store, side: int, entry: int, n: int) -> int:
+def collect(store: Store, side: Int, entry: Int, n: Int) -> Int:
     """Append the chain that begins at *entry* to the first *n* of `keys`; return how many there are then."""
     while entry:
         pair = store.log[entry]
@@ -24,7 +24,7 @@ def collect(store: Store, side: int, entry: int, n: int) -> int:
 
 
 @inlined
-def chain_length(store: Store, side: int, entry: int) -> int:
+def chain_length(store: Store, side: Int, entry: Int) -> Int:
     """Return how many entries the chain from *entry* has."""
     n = 0
     while entry:
@@ -34,7 +34,7 @@ def chain_length(store: Store, side: int, entry: int) -> int:
 
 
 @bare
-def sort(keys: NDArray[np.uint64], spare: NDArray[np.uint64], ends: NDArray[np.int64], n: int) -> None:
+def sort(keys: NDArray[np.uint64], spare: NDArray[np.uint64], ends: NDArray[np.int64], n: Int) -> None:
     """Sort the first *n* of *keys* by their upper 32 bits."""
     if n <= FEW:
         insertion_sort(keys, n)
@@ -51,7 +51,7 @@ def sort(keys: NDArray[np.uint64], spare: NDArray[np.uint64], ends: NDArray[np.i
 
 
 @bare
-def insertion_sort(keys: NDArray[np.uint64], n: int) -> None:
+def insertion_sort(keys: NDArray[np.uint64], n: Int) -> None:
     """Sort the first *n* of *keys*, which are few."""
     for k in range(1, n):
         key, at = keys[k], k
@@ -62,7 +62,7 @@ def insertion_sort(keys: NDArray[np.uint64], n: int) -> None:
 
 
 @bare
-def scatter(keys: NDArray[np.uint64], sorted_keys: NDArray[np.uint64], n: int, shift: np.uint64, ends: NDArray[np.int64]) -> None:
+def scatter(keys: NDArray[np.uint64], sorted_keys: NDArray[np.uint64], n: Int, shift: np.uint64, ends: NDArray[np.int64]) -> None:
     """Write the first *n* of *keys* to *sorted_keys*, stably by the eight bits at *shift*, with scratch *ends* ``(257,)``."""
     ends[:] = 0
     for k in range(n):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels.compiled import bare, inlined, move, prefetch
+from factorstream.worker.kernels.compiled import Int, bare, inlined, move, prefetch
 from factorstream.worker.kernels.store import (
     CLEAR,
     DIGIT_BITS,
@@ -67,7 +67,7 @@ def freeze(store: Store) -> None:
 
 
 @inlined
-def set_pace(store: Store, work: int) -> None:
+def set_pace(store: Store, work: Int) -> None:
     """Spread *work* over the events that fill half of the room that the active pool has."""
     state = store.state[0]
     pool = store.pools[state.active]
@@ -86,7 +86,7 @@ def advance(store: Store, n_events: float) -> None:
 
 
 @inlined
-def step(store: Store, work: int) -> int:
+def step(store: Store, work: Int) -> Int:
     """Sort, merge, clear or squeeze for about *work*; return what it cost, at least 1."""
     phase = store.state[0].phase
     if phase in (SORT_USERS, SORT_ITEMS):
@@ -99,7 +99,7 @@ def step(store: Store, work: int) -> int:
 
 
 @inlined
-def begin(store: Store, phase: int) -> None:
+def begin(store: Store, phase: Int) -> None:
     """Enter *phase* at its beginning."""
     state = store.state[0]
     state.phase, state.cursor = phase, 0
@@ -115,7 +115,7 @@ def begin(store: Store, phase: int) -> None:
 
 
 @inlined
-def sort_some(store: Store, side: int, n: int) -> int:
+def sort_some(store: Store, side: Int, n: Int) -> Int:
     """Make keys of the next *n* frozen entries, counting all digits at once, or sort them by the digit under way."""
     state = store.state[0]
     used = store.pools[1 - state.active].used
@@ -131,7 +131,7 @@ def sort_some(store: Store, side: int, n: int) -> int:
 
 
 @inlined
-def end_pass(store: Store, side: int) -> None:
+def end_pass(store: Store, side: Int) -> None:
     """Go on to the next digit that tells rows apart; after the last, merge."""
     state = store.state[0]
     if state.digit < 0:
@@ -156,14 +156,14 @@ def add_up(counts: NDArray[np.int64]) -> None:
 
 
 @inlined
-def make_keys(store: Store, side: int, stop: int, used: int) -> None:
+def make_keys(store: Store, side: Int, stop: Int, used: Int) -> None:
     """Make keys by this side's rows: the users' in the order of the log, the items' in the order that the users' have."""
     state = store.state[0]
     order, base = store.orders[0] if state.order == 0 else store.orders[1], store.pools[1 - state.active].base
     for k in range(state.cursor, stop):
         entry = base + 1 + k
         if side == ITEMS:
-            prefetch(store.log, entry_in(order[min(k + AHEAD, used - 1)]))
+            prefetch(store.log, entry_in(order[np.int64(min(k + AHEAD, used - 1))]))
             entry = entry_in(order[k])
         row = row_of(store, side, entry)
         order[k] = key_of(row, entry)
@@ -172,7 +172,7 @@ def make_keys(store: Store, side: int, stop: int, used: int) -> None:
 
 
 @inlined
-def scatter_keys(store: Store, stop: int) -> None:
+def scatter_keys(store: Store, stop: Int) -> None:
     """Put keys where their digit says, those of one value in the order they have."""
     state = store.state[0]
     order, target = (store.orders[0], store.orders[1]) if state.order == 0 else (store.orders[1], store.orders[0])
@@ -184,7 +184,7 @@ def scatter_keys(store: Store, stop: int) -> None:
 
 
 @inlined
-def merge_some(store: Store, side: int, work: int) -> int:
+def merge_some(store: Store, side: Int, work: Int) -> Int:
     """Merge rows below the cursor until *work* is done; end the phase when no frozen entry is left."""
     state, index = store.state[0], store.by_user if side == USERS else store.by_item
     order = store.orders[0] if state.order == 0 else store.orders[1]
@@ -209,7 +209,7 @@ def merge_some(store: Store, side: int, work: int) -> int:
 
 
 @inlined
-def fetch_below(index: Index, at: int) -> None:
+def fetch_below(index: Index, at: Int) -> None:
     """Ask for the pairs of main at *at*: going downward in so many columns at once, the processor does not do so by itself."""
     prefetch(index.others, at)
     prefetch(index.ratings, at)
@@ -219,7 +219,7 @@ def fetch_below(index: Index, at: int) -> None:
 
 
 @inlined
-def merge_row(store: Store, side: int, index: Index, order: NDArray[np.uint64], row: Row) -> int:
+def merge_row(store: Store, side: Int, index: Index, order: NDArray[np.uint64], row: Row) -> Int:
     """Put the frozen entries of the row at the cursor into main, the last first; return their number."""
     state = store.state[0]
     n = take_entries(store, side, order)
@@ -239,7 +239,7 @@ def merge_row(store: Store, side: int, index: Index, order: NDArray[np.uint64], 
 
 
 @inlined
-def take_entries(store: Store, side: int, order: NDArray[np.uint64]) -> int:
+def take_entries(store: Store, side: Int, order: NDArray[np.uint64]) -> Int:
     """Put the frozen entries of the row at the cursor into `keys`, ascending by other row; return their number."""
     state = store.state[0]
     first = state.left
@@ -254,7 +254,7 @@ def take_entries(store: Store, side: int, order: NDArray[np.uint64]) -> int:
 
 
 @inlined
-def move_pairs(index: Index, to: int, at: int, n: int) -> None:
+def move_pairs(index: Index, to: Int, at: Int, n: Int) -> None:
     """Move *n* pairs of main from *at* to *to*; the places may overlap."""
     if n == 0 or to == at:
         return
@@ -265,7 +265,7 @@ def move_pairs(index: Index, to: int, at: int, n: int) -> None:
 
 
 @inlined
-def first_above(others: NDArray[np.int32], start: int, stop: int, other: int | np.int32) -> int:
+def first_above(others: NDArray[np.int32], start: Int, stop: Int, other: Int) -> Int:
     """Return the first of the ascending ``start .. stop - 1`` whose other row is greater than *other*; *stop* if none is.
 
     Looks near *stop* first: entries come a few pairs apart.
@@ -285,7 +285,7 @@ def first_above(others: NDArray[np.int32], start: int, stop: int, other: int | n
 
 
 @inlined
-def clear_some(store: Store, n: int) -> int:
+def clear_some(store: Store, n: Int) -> Int:
     """Clear the next *n* slots of the merged pool's table; after the last, squeeze or rest."""
     state = store.state[0]
     pool = store.pools[1 - state.active]
@@ -313,7 +313,7 @@ def begin_squeeze(store: Store) -> None:
 
 
 @inlined
-def squeeze_some(store: Store, side: int, work: int) -> int:
+def squeeze_some(store: Store, side: Int, work: Int) -> Int:
     """Pack the next rows behind those before, without the pairs to be dropped; after the last, go to the other side or rest."""
     state, index = store.state[0], store.by_user if side == USERS else store.by_item
     cost = 0
@@ -333,7 +333,7 @@ def squeeze_some(store: Store, side: int, work: int) -> int:
 
 
 @inlined
-def squeeze_row(store: Store, index: Index, row: Row) -> int:
+def squeeze_row(store: Store, index: Index, row: Row) -> Int:
     """Pack one row; return how many pairs were dropped."""
     state = store.state[0]
     to = state.stop

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels.compiled import bare, inlined, plain
+from factorstream.worker.kernels.compiled import Int, bare, inlined, plain
 from factorstream.worker.kernels.store import USERS, Store, entry_in, is_held, row_in
 from factorstream.worker.kernels.store_chain import chain_length, collect, sort
 
@@ -14,14 +14,14 @@ BEHIND_ALL = np.iinfo(np.int32).max
 
 
 @inlined
-def row_size(store: Store, side: int, row: int) -> int:
+def row_size(store: Store, side: Int, row: Int) -> Int:
     """Return how many pairs a row has at most, tombstones and forgotten ones included."""
     record = (store.by_user if side == USERS else store.by_item).rows[row]
     return record.length + chain_length(store, side, record.head_0) + chain_length(store, side, record.head_1)
 
 
 @inlined
-def is_read(rating: np.float32, tombstones: int) -> bool | np.bool:
+def is_read(rating: np.float32, tombstones: Int) -> bool | np.bool:
     """Whether a pair is a rating held, or a tombstone when those are asked for."""
     return is_held(rating) or (tombstones == TOMBSTONES_TOO and np.isnan(rating))
 
@@ -29,14 +29,14 @@ def is_read(rating: np.float32, tombstones: int) -> bool | np.bool:
 @inlined
 def read_row(
     store: Store,
-    side: int,
-    row: int,
-    tombstones: int,
+    side: Int,
+    row: Int,
+    tombstones: Int,
     others: NDArray[np.int32],
     ratings: NDArray[np.float32],
     times: NDArray[np.int64],
-    n: int,
-) -> int:
+    n: Int,
+) -> Int:
     """Append a row to the first *n* of the columns, ascending by other row; return how many there are then.
 
     *times* may be empty (`by_item.times` is), and must be for items.
@@ -68,21 +68,21 @@ def read_row(
 @bare
 def read_rows(
     store: Store,
-    side: int,
+    side: Int,
     rows: NDArray[np.int32],
     others: NDArray[np.int32],
     ratings: NDArray[np.float32],
 ) -> None:
     """Fill the columns with the ratings held by *rows*, one row after another."""
-    n = np.int64(0)
+    n: Int = np.int64(0)
     for row in rows:
         n = read_row(store, side, np.int64(row), HELD_ONLY, others, ratings, store.by_item.times, n)
 
 
 @bare
-def count_pairs(store: Store, first: int, stop: int) -> int:
+def count_pairs(store: Store, first: Int, stop: Int) -> Int:
     """Return an upper bound of the pairs of users ``first .. stop - 1``."""
-    n = np.int64(0)
+    n: Int = np.int64(0)
     for row in range(first, stop):
         n += row_size(store, USERS, row)
     return n
@@ -91,15 +91,15 @@ def count_pairs(store: Store, first: int, stop: int) -> int:
 @bare
 def read_pairs(
     store: Store,
-    first: int,
-    stop: int,
+    first: Int,
+    stop: Int,
     users: NDArray[np.int32],
     items: NDArray[np.int32],
     ratings: NDArray[np.float32],
     times: NDArray[np.int64],
-) -> int:
+) -> Int:
     """Fill the columns with all pairs of users ``first .. stop - 1``, tombstones included; return their number."""
-    n = np.int64(0)
+    n: Int = np.int64(0)
     for row in range(first, stop):
         end = read_row(store, USERS, row, TOMBSTONES_TOO, items, ratings, times, n)
         users[n:end] = row
@@ -108,7 +108,7 @@ def read_pairs(
 
 
 @inlined
-def read_newest(store: Store, user: int, limit: int, items: NDArray[np.int32], times: NDArray[np.int64], n: int) -> int:
+def read_newest(store: Store, user: Int, limit: Int, items: NDArray[np.int32], times: NDArray[np.int64], n: Int) -> Int:
     """Append the user's newest items, newest first, at most *limit*, to the first *n* of the columns; return how many are there.
 
     Equal times: the larger item row first.
@@ -131,7 +131,7 @@ def read_newest(store: Store, user: int, limit: int, items: NDArray[np.int32], t
 
 
 @inlined
-def offer(items: NDArray[np.int32], times: NDArray[np.int64], first: int, n: int, limit: int, item: int, time_ms: int) -> int:
+def offer(items: NDArray[np.int32], times: NDArray[np.int64], first: Int, n: Int, limit: Int, item: Int, time_ms: Int) -> Int:
     """Keep an item in the heap from *first* to before *n*, oldest on top, if it is among the newest *limit*; return its end."""
     if n - first == limit:
         if limit and (time_ms, item) > (times[first], items[first]):
@@ -149,7 +149,7 @@ def offer(items: NDArray[np.int32], times: NDArray[np.int64], first: int, n: int
 
 
 @inlined
-def sink(items: NDArray[np.int32], times: NDArray[np.int64], first: int, n: int, item: int, time_ms: int) -> None:
+def sink(items: NDArray[np.int32], times: NDArray[np.int64], first: Int, n: Int, item: Int, time_ms: Int) -> None:
     """Put an item in the place of the top of a heap of *n*."""
     at = 0
     while 2 * at + 1 < n:
@@ -167,13 +167,13 @@ def sink(items: NDArray[np.int32], times: NDArray[np.int64], first: int, n: int,
 def read_newest_of_all(
     store: Store,
     users: NDArray[np.int32],
-    limit: int,
+    limit: Int,
     starts: NDArray[np.int64],
     items: NDArray[np.int32],
     times: NDArray[np.int64],
 ) -> None:
     """Fill *items* with the newest of each of *users*, and *starts* ``(len(users) + 1,)`` with where those of each begin."""
-    n = np.int64(0)
+    n: Int = np.int64(0)
     for k in range(users.size):
         starts[k] = n
         n = read_newest(store, np.int64(users[k]), limit, items, times, n)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels.compiled import bare, inlined, prefetch
+from factorstream.worker.kernels.compiled import Int, bare, inlined, prefetch
 from factorstream.worker.kernels.store import (
     ITEMS,
     NEVER,
@@ -30,7 +30,7 @@ from factorstream.worker.kernels.store_read import HELD_ONLY, TOMBSTONES_TOO, re
 UNRATE = 1
 AT_ONCE = 512
 """Events between two pieces of merging."""
-FAR, NEAR, NEXT = 24, 12, 4
+FAR, NEAR, SOON = 24, 12, 4
 """How many events ahead rows and slots are fetched into the cache, then what these point to, then what those point to."""
 
 
@@ -67,7 +67,7 @@ class Outcome(NamedTuple):
 
 
 @bare
-def accept(store: Store, events: Events, start: int, limit: int, fold_in: int, outcome: Outcome) -> tuple[int, int]:
+def accept(store: Store, events: Events, start: Int, limit: Int, fold_in: Int, outcome: Outcome) -> tuple[Int, Int]:
     """Apply events from *start* until their end or *limit* accepted; return where it stopped and how many were accepted."""
     n = paid = np.int64(0)
     outcome.of_users.starts[0] = outcome.of_items.starts[0] = 0
@@ -93,7 +93,7 @@ def accept(store: Store, events: Events, start: int, limit: int, fold_in: int, o
 
 
 @inlined
-def add_history(store: Store, side: int, row: int, fold_in: int, history: History, n: int) -> int:
+def add_history(store: Store, side: Int, row: Int, fold_in: Int, history: History, n: Int) -> Int:
     """Add the history of the n-th accepted event's row, empty if it holds more than *fold_in*; return how many it holds."""
     end, n_held = history.starts[n], (store.by_user if side == USERS else store.by_item).rows[row].count
     if 0 < n_held <= fold_in:
@@ -103,7 +103,7 @@ def add_history(store: Store, side: int, row: int, fold_in: int, history: Histor
 
 
 @inlined
-def apply(store: Store, user: int, item: int, rating: np.float32, time_ms: int) -> bool:
+def apply(store: Store, user: Int, item: Int, rating: np.float32, time_ms: Int) -> bool:
     """Let an event apply unless it is old news; return whether it did."""
     if store.state[0].n_floors and time_ms <= max(store.by_user.floors[user] ^ NEVER, store.by_item.floors[item] ^ NEVER):
         return False
@@ -127,7 +127,7 @@ def apply(store: Store, user: int, item: int, rating: np.float32, time_ms: int) 
 
 
 @inlined
-def is_newer(time_ms: int, rating: np.float32, held_ms: int, held: np.float32) -> bool | np.bool:
+def is_newer(time_ms: Int, rating: np.float32, held_ms: Int, held: np.float32) -> bool | np.bool:
     """Whether (time, kind, rating) is greater than what is held; a NaN rating is an unrate, the greater kind."""
     if time_ms != held_ms:
         return time_ms > held_ms
@@ -143,7 +143,7 @@ def make_room(store: Store) -> None:
 
 
 @inlined
-def count(store: Store, user: int, item: int, change: int) -> None:
+def count(store: Store, user: Int, item: Int, change: Int) -> None:
     """Change the number of ratings held by a pair's rows and in all."""
     store.by_user.rows[user].count += change
     store.by_item.rows[item].count += change
@@ -151,19 +151,20 @@ def count(store: Store, user: int, item: int, change: int) -> None:
 
 
 @inlined
-def fetch_ahead(store: Store, events: Events, j: int, fold_in: int) -> None:
+def fetch_ahead(store: Store, events: Events, j: Int, fold_in: Int) -> None:
     """Ask for the memory that the next events will look at: a store that is larger than the cache waits for it otherwise."""
     last = events.kinds.size - 1
-    fetch_rows(store, events.user_rows[min(j + FAR, last)], events.item_rows[min(j + FAR, last)])
-    fetch_pairs(store, store.by_user.rows[events.user_rows[min(j + NEAR, last)]], fold_in)
-    row = store.by_user.rows[events.user_rows[min(j + NEXT, last)]]
+    far, near, soon = np.int64(min(j + FAR, last)), np.int64(min(j + NEAR, last)), np.int64(min(j + SOON, last))
+    fetch_rows(store, events.user_rows[far], events.item_rows[far])
+    fetch_pairs(store, store.by_user.rows[events.user_rows[near]], fold_in)
+    row = store.by_user.rows[events.user_rows[soon]]
     if row.count < fold_in:
         prefetch(store.log, store.log[row.head_0].next_of_user)
         prefetch(store.log, store.log[row.head_1].next_of_user)
 
 
 @inlined
-def fetch_rows(store: Store, user: int, item: int) -> None:
+def fetch_rows(store: Store, user: Int, item: Int) -> None:
     """Ask for the rows and the slots of a pair."""
     hashed = hash_of(user, item)
     prefetch(store.by_user.rows, user)
@@ -173,7 +174,7 @@ def fetch_rows(store: Store, user: int, item: int) -> None:
 
 
 @inlined
-def fetch_pairs(store: Store, row: Row, fold_in: int) -> None:
+def fetch_pairs(store: Store, row: Row, fold_in: Int) -> None:
     """Ask for a user's pairs in main, and for the heads of its chains if all that it holds is about to be read."""
     for at in (row.start, row.start + (row.length >> 1), row.start + row.length):
         prefetch(store.by_user.others, at)
@@ -184,7 +185,7 @@ def fetch_pairs(store: Store, row: Row, fold_in: int) -> None:
 
 
 @bare
-def forget_row(store: Store, side: int, row: int, time_ms: int, others: NDArray[np.int32], ratings: NDArray[np.float32]) -> int:
+def forget_row(store: Store, side: Int, row: Int, time_ms: Int, others: NDArray[np.int32], ratings: NDArray[np.float32]) -> Int:
     """Forget the pairs of *row* that are not later than *time_ms*, and accept none such again.
 
     *others* becomes the other rows of the ratings that were held, ascending; returns their number.
@@ -240,7 +241,7 @@ def load(
 
 
 @inlined
-def place_pair(store: Store, user: int, item: int, rating: np.float32, time_ms: int) -> None:
+def place_pair(store: Store, user: Int, item: Int, rating: np.float32, time_ms: Int) -> None:
     """Put a pair behind those that its rows in main have already."""
     user_row, item_row = store.by_user.rows[user], store.by_item.rows[item]
     at = user_row.start + user_row.length

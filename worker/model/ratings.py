@@ -299,31 +299,6 @@ def _accepted(outcome: Outcome, stop: int, n: int) -> Accepted:
     )
 
 
-def _histories(self, side: int, rows: I32, counts: I32) -> Histories:
-    rows = _column(rows, np.int32)
-    _check_rows(rows, len(counts))
-    starts = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum(counts[rows], out=starts[1:])
-    histories = Histories(starts, np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32))
-    read_rows(self._store, side, rows, histories.others, histories.ratings)
-    return histories
-
-
-def _column(values: ArrayLike, kind: DTypeLike) -> NDArray[Any]:
-    """Return *values* as a contiguous writable array: loops are compiled for that alone. Copies only what is not."""
-    return np.require(values, kind, ("C_CONTIGUOUS", "WRITEABLE", "ALIGNED"))
-
-
-def _check_rows(rows: NDArray[np.integer], n_rows: int) -> None:
-    """Raise `IndexError` unless all *rows* are in ``0 .. n_rows - 1``."""
-    if len(rows) and not (rows.min() >= 0 and rows.max() < n_rows):
-        raise IndexError(f"row {rows.min()} or {rows.max()} is not one of {n_rows}: grow the store first")
-
-
-def _history(n: int, room: int) -> History:
-    return History(np.empty(n + 1, np.int64), np.empty(room, np.int32), np.empty(room, np.float32))
-
-
 def _histories(history: History, n: int) -> Histories:
     """Return the histories of *n* events, without the room that was not needed."""
     total = int(history.starts[n])
