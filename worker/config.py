@@ -54,6 +54,14 @@ class Kafka(Section):
     timeout_s: float = Field(30.0, gt=0)
     """How long to wait for a broker: at the start, and while running before giving up."""
 
+    @model_validator(mode="after")
+    def _topics_differ(self) -> Self:
+        if self.topic == self.dead_letter_topic:
+            raise ValueError(
+                f"dead_letter_topic must be another topic than {self.topic!r}, or unreadable records would come back for ever"
+            )
+        return self
+
 
 class Redis(Section):
     """Where embeddings go."""

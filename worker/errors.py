@@ -39,6 +39,10 @@ class PublisherUnavailable(FactorstreamError):
     """Redis does not answer."""
 
 
+class PublisherPaused(PublisherUnavailable):
+    """Redis did not answer a moment ago, and is not asked again yet: nothing was sent."""
+
+
 class Fenced(FactorstreamError):
     """Another worker with a higher epoch publishes this model."""
 

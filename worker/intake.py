@@ -56,7 +56,7 @@ class Intake:
             rejects,
             {records.partition: records.offsets[-1] + 1 for records in polled if len(records.offsets)},
             n_records,
-            min(times, default=None),
+            min((time for time in times if time >= 0), default=None),
         )
 
     def _count(self, n_records: int, rejects: Sequence[Reject]) -> None:

@@ -84,6 +84,8 @@ class Turn:
             self.absolute += float(np.abs(finite).sum())
             self.n_errors += len(finite)
             self.n_diverged += len(errors) - len(finite)
+        elif learned.solved is None:
+            self.n_accepted += 1  # a forgetting
         if learned.solved is not None:
             self.n_blocks += 1
             self.n_visits += learned.solved.n_visits
@@ -144,6 +146,7 @@ class Worker:
         turn = Turn(Stopwatch(self.parts.clock), self.parts.intake.read([]))
         self.parts.checkpoints.wait()
         self._end_checkpoint(turn)
+        turn.checkpoint_failed = False  # what counts now is the last one
         while self._publish(turn, everything=True) and self._unpublished():
             pass
         self._begin_checkpoint(turn)
@@ -236,12 +239,13 @@ class Worker:
 
     def _remove_strangers(self) -> None:
         """Once everything is published anew, remove this model's other keys: another journal's, or a restored Redis's."""
-        if self.state.pending.anew and self.parts.source.at_end() and not self._unpublished():
+        renewal = self.state.pending.renewal
+        if renewal is not None and renewal.done and self.parts.source.at_end():
             try:
                 n_removed = self.parts.publisher.remove_other_epochs()
             except PublisherUnavailable:
                 return  # tried again after the next publication, which says that Redis is away
-            self.state.pending.anew = False
+            self.state.pending.renewal = None
             if n_removed:
                 log.info("removed keys that were not this model's", n_removed=n_removed)
 

@@ -13,7 +13,7 @@ from factorstream.worker.ports import Block, Embeddings, Publication, SeenItems
 from factorstream.worker.state import RATED, SLOTS, SOLVED, State
 from factorstream.worker.timing import Clock
 
-ROWS_AT_ONCE = 50_000
+ROWS_AT_ONCE = 10_000
 """Rows of one side in one publication: a worker that has everything to publish stays a worker that learns."""
 SOLVED_AT_ONCE = 1_000
 """The same of rows that only a sweep changed, some 3 ms: it changes more than can be written, and ratings come first."""
@@ -44,6 +44,8 @@ class Draft:
         pending.seen[self.seen] = False
         for number in self.blocks:
             del pending.blocks[number]
+        if pending.renewal is not None:
+            pending.renewal.note(self.users, self.items, self.blocks)
         pending.removed_users.clear()
         pending.removed_items.clear()
         pending.oldest_record_ms = None
@@ -71,10 +73,10 @@ class Side:
     def __init__(self) -> None:
         self._rated, self._solved = Turn(), Turn()
 
-    def rows(self, reasons: NDArray[np.uint8], *, everything: bool) -> Rows:
-        """Return the rows to publish, ascending; with *everything*, as many solved ones as rated ones may be."""
+    def rows(self, reasons: NDArray[np.uint8], n_solved: int) -> Rows:
+        """Return the rows to publish, ascending; at most *n_solved* of those that can wait."""
         rated = self._rated.rows(reasons == RATED)
-        solved = self._solved.rows(reasons == SOLVED, ROWS_AT_ONCE if everything else SOLVED_AT_ONCE)
+        solved = self._solved.rows(reasons == SOLVED, n_solved)
         return np.sort(np.concatenate([rated, solved]))
 
 
@@ -93,8 +95,9 @@ class Drafter:
     def draft(self, state: State, *, everything: bool = False) -> Draft:
         """Return the next publication of *state*; with *everything*, blocks whatever they weigh."""
         model, pending = state.model, state.pending
-        users = self._users.rows(pending.users[: model.users.n], everything=everything)
-        items = self._items.rows(pending.items[: model.items.n], everything=everything)
+        n_solved = ROWS_AT_ONCE if everything or pending.renewal is not None else SOLVED_AT_ONCE
+        users = self._users.rows(pending.users[: model.users.n], n_solved)
+        items = self._items.rows(pending.items[: model.items.n], n_solved)
         seen = self._seen_lists.rows(pending.seen[: model.users.n]) if self._seen_items else users[:0]
         blocks = list(pending.blocks) if everything else self._affordable(state)
         publication = Publication(
@@ -103,8 +106,8 @@ class Drafter:
             items=self._item_embeddings(state, items[model.items.finite(items)]),
             seen=self._seen(state, seen),
             blocks=[_block(state, number) for number in blocks],
-            removed_users=[name for name in pending.removed_users if name not in state.user_ids],
-            removed_items=[name for name in pending.removed_items if name not in state.item_ids],
+            removed_users=list(pending.removed_users),
+            removed_items=list(pending.removed_items),
             meta=self._meta(state),
         )
         return Draft(publication, users, items, seen, blocks)

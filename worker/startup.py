@@ -44,7 +44,8 @@ def start(
         facts = checkpoint.facts
         check_shape(state, facts)
         state.restore(checkpoint)
-        known, left = SourceIdentity(facts.cluster_id, facts.topic, facts.topic_id), facts.sequence
+        known = SourceIdentity(facts.cluster_id, facts.topic, facts.topic_id)
+        left = None if facts.anew else facts.sequence  # a renewal that was not finished begins again
         log.info("checkpoint restored", position=facts.position, n_ratings=facts.n_ratings, offsets=facts.offsets)
     epoch, journal_id = patiently(publisher.peek, patience_s)
     identity = source.open(state.offsets, known)
@@ -58,7 +59,8 @@ def start(
     takeover = patiently(lambda: publisher.take(state.epoch, state.journal_id, left), patience_s)
     if not takeover.intact:
         state.pending.add_all(state.model.users.n, state.model.items.n)
-        state.pending.anew = epoch > 0 or journal_id is not None  # where nobody has written, nothing is to be removed
+        if not epoch and journal_id is None:
+            state.pending.renewal = None  # where nobody has written, nothing is to be removed
     return snapshot
 
 

@@ -16,7 +16,7 @@ from factorstream.worker.learn.learner import Events, Learned
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.learn.sweeper import Solved
 from factorstream.worker.model.ids import Ids
-from factorstream.worker.model.journal import ENTRY, Entries, Kind
+from factorstream.worker.model.journal import Entries, Kind
 from factorstream.worker.model.level import Level
 from factorstream.worker.model.model import USERS, Model, Sweep
 from factorstream.worker.model.ratings import Entries as HeldRatings
@@ -33,6 +33,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     journal_id: str
     """Which history this is: made once, when a worker starts from nothing."""
+    name: str
+    """The model's, in Redis."""
     key: str
     """Hex of the key that forgotten ids are hashed with."""
     epoch: int
@@ -54,6 +56,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     removed_users: list[str]
     """Forgotten, and still to be deleted from Redis."""
     removed_items: list[str]
+    anew: bool
+    """Whether everything was still being published anew."""
     range: tuple[float | None, float | None]
     """The range that the history began with."""
     level: Level
@@ -79,8 +83,8 @@ class Snapshot:
     """Named arrays that are written whole; copies that belong to the checkpoint store until it is done."""
     names: Mapping[str, Mapping[int, Sequence[str]]]
     """Side → chunk → the ids of its rows; chunks that changed."""
-    entries: Entries
-    """The journal since the snapshot before."""
+    entries: Sequence[Entries]
+    """The journal since the snapshot before, in parts: joining them is not the loop's work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,26 @@ def _reasons() -> NDArray[np.uint8]:
 
 
 @dataclass(slots=True)
+class Renewal:
+    """What of everything was not yet published anew."""
+
+    users: NDArray[np.bool_]
+    items: NDArray[np.bool_]
+    blocks: set[int]
+
+    def note(self, users: NDArray[np.int64], items: NDArray[np.int64], blocks: Sequence[int]) -> None:
+        """Strike out what was published."""
+        self.users[users[users < len(self.users)]] = False
+        self.items[items[items < len(self.items)]] = False
+        self.blocks.difference_update(blocks)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left."""
+        return not (self.blocks or self.users.any() or self.items.any())
+
+
+@dataclass(slots=True)
 class Pending:
     """Rows changed since readers last saw them. Marks of rows bound themselves, however long Redis is away."""
 
@@ -129,8 +153,8 @@ class Pending:
     removed_items: dict[str, None] = field(default_factory=dict)
     oldest_record_ms: int | None = None
     """Record time of the oldest event not yet published."""
-    anew: bool = False
-    """Whether all rows are being published anew, after which what else is there belongs to nobody."""
+    renewal: Renewal | None = None
+    """What is left of publishing everything anew, after which what else is there belongs to nobody."""
 
     def add_users(self, rows: NDArray[np.int32]) -> None:
         """Mark user *rows* as rated, and their lists of seen items."""
@@ -154,10 +178,12 @@ class Pending:
             self.blocks.setdefault(number)
 
     def add_all(self, n_users: int, n_items: int) -> None:
-        """Mark everything: readers have nothing, or nobody knows what they have."""
-        self.anew = True
-        self.add_users(np.arange(n_users, dtype=np.int32))
-        self.add_items(np.arange(n_items, dtype=np.int32))
+        """Mark everything: readers have nothing, or nobody knows what they have. Rows with news still come first."""
+        np.maximum(self.users[:n_users], SOLVED, out=self.users[:n_users])
+        np.maximum(self.items[:n_items], SOLVED, out=self.items[:n_items])
+        self.seen[:n_users] = True
+        self._add_blocks(np.arange(0, n_items, dtype=np.int32))
+        self.renewal = Renewal(np.ones(n_users, np.bool_), np.ones(n_items, np.bool_), set(self.blocks))
 
     def n_rows(self, n_users: int, n_items: int) -> int:
         """Return how many rows are to be published."""
@@ -177,7 +203,7 @@ class State:
         self.journal_id = journal_id
         self.key = key
         self.shape = shape
-        """``rank, loss, learner, seed``: what a checkpoint must agree on."""
+        """``name, loss, learner, seed``: what a checkpoint must agree on, besides the rank."""
         self.user_ids = Ids(key)
         self.item_ids = Ids(key)
         self.range = (model.level.lowest, model.level.highest)
@@ -281,10 +307,12 @@ class State:
         arrays = {name: self._copy(name, live) for name, live in self._tables().items()}
         arrays["users.pending"] = np.flatnonzero(self.pending.users[:n_users])
         arrays["items.pending"] = np.flatnonzero(self.pending.items[:n_items])
+        arrays["blocks.pending"] = np.array(list(self.pending.blocks), np.int64)
         arrays["users.forgotten"] = _forgotten_array(self.user_ids.forgotten)
         arrays["items.forgotten"] = _forgotten_array(self.item_ids.forgotten)
         facts = Facts(
             journal_id=self.journal_id,
+            name=str(self.shape["name"]),
             key=self.key.hex(),
             epoch=self.epoch,
             sequence=sequence,
@@ -299,6 +327,7 @@ class State:
             n_ratings=ratings.n_ratings,
             removed_users=list(self.pending.removed_users),
             removed_items=list(self.pending.removed_items),
+            anew=self.pending.renewal is not None,
             range=self.range,
             level=Level(**asdict(model.level)),
             sweep=Sweep(**asdict(model.sweep)),
@@ -312,7 +341,7 @@ class State:
         )
         chunks = {"users": _take_chunks(self.user_ids), "items": _take_chunks(self.item_ids)}
         entries, self._entries = self._entries, []
-        return Snapshot(facts, arrays, chunks, np.concatenate(entries) if entries else np.empty(0, ENTRY))
+        return Snapshot(facts, arrays, chunks, entries)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Become what *checkpoint* says."""
@@ -326,6 +355,7 @@ class State:
         self.pending.removed_items = dict.fromkeys(facts.removed_items)
         self.pending.add_users(arrays["users.pending"].astype(np.int32))
         self.pending.add_items(arrays["items.pending"].astype(np.int32))
+        self.pending.blocks.update(dict.fromkeys(arrays["blocks.pending"].tolist()))
         for name, live in self._tables().items():  # now, so that the first checkpoint finds memory to copy into
             self._copy(name, live)
 

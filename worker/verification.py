@@ -44,13 +44,13 @@ def verify(checkpoints: FileCheckpoints, device: str = "auto") -> Verification:
     expected = restored_model(checkpoints.read(newest))
     model, position = _origin(checkpoints, chain)
     replayed = 0
-    for segment in newest.journal:
-        if segment.first_position >= position:
-            entries = checkpoints.entries(segment.file)
-            for _ in Learner(kernels.select(device), segment.learning).replay(model, entries):
-                pass
-            replayed += len(entries)
-    comparable = all(manifest.facts.platform == kernels.platform() for manifest in chain)
+    segments = [segment for segment in newest.journal if segment.first_position >= position]
+    for segment in segments:
+        entries = checkpoints.entries(segment.file)
+        for _ in Learner(kernels.select(device), segment.learning).replay(model, entries):
+            pass
+        replayed += len(entries)
+    comparable = all(segment.platform == kernels.platform() for segment in segments)
     difference = _difference(model, expected)
     same = model.state_hash() == (state_hash := expected.state_hash())
     near = difference <= TOLERANCE and model.position == expected.position

@@ -177,7 +177,12 @@ def fresh_model(settings: Settings) -> Model:
 
 def fresh_state(settings: Settings) -> State:
     """Return a state at the beginning of a history of its own."""
-    shape = {"loss": settings.model.loss, "learner": settings.model.learner, "seed": settings.model.seed}
+    shape = {
+        "name": settings.model.name,
+        "loss": settings.model.loss,
+        "learner": settings.model.learner,
+        "seed": settings.model.seed,
+    }
     return State(
         fresh_model(settings), learning_of(settings), journal_id=secrets.token_hex(16), key=secrets.token_bytes(32), shape=shape
     )

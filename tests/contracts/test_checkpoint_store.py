@@ -34,6 +34,8 @@ def new_store(request, tmp_path):
 def facts(n_accepted=0, epoch=1, n_users=2):
     return Facts(
         journal_id="j",
+        name="default",
+        anew=False,
         key="00",
         epoch=epoch,
         sequence=n_accepted,
@@ -65,7 +67,7 @@ def snapshot(n_accepted=0, *, n_new=0, epoch=1, names=("ü", "b\n")):
     entries = np.zeros(n_new, ENTRY)
     entries["user"] = np.arange(n_accepted - n_new, n_accepted)
     arrays = {"users.factors": np.full((2, 2), n_accepted, np.float32), "users.biases": np.zeros(2, np.float32)}
-    return Snapshot(facts(n_accepted, epoch), arrays, {"users": {0: list(names)}, "items": {}}, entries)
+    return Snapshot(facts(n_accepted, epoch), arrays, {"users": {0: list(names)}, "items": {}}, [entries])
 
 
 def begin(store, snapshot):

@@ -86,7 +86,7 @@ def worker(world, settings, *, fuse=None, max_records=3, journal_id="journal"):
     publisher = Fused(MemoryPublisher(world.table, replace=settings.redis.replace), fuse)
     checkpoints = Fused(MemoryCheckpoints(world.folder), fuse)
     learning = learning_of(settings)
-    shape = {"loss": "squared", "learner": "sgd", "seed": settings.model.seed}
+    shape = {"name": "default", "loss": "squared", "learner": "sgd", "seed": settings.model.seed}
     state = State(fresh_model(settings), learning, journal_id=journal_id, key=KEY, shape=shape)
     snapshot = start(
         state, source=source, publisher=publisher, checkpoints=checkpoints, patience_s=0, platform="test", wall_ms=lambda: NOW_MS

@@ -18,7 +18,7 @@ from factorstream.fence import Fence, pack_fence, unpack_fence
 from factorstream.keys import blocks_key, check_model_name, fence_key, meta_key
 from factorstream.meta import Meta, pack_meta, unpack_meta
 from factorstream.worker.adapters.packing import KEY_BYTES, Changes, Piece, pack_all, pieces, transactions
-from factorstream.worker.errors import Fenced, ForeignJournal
+from factorstream.worker.errors import Fenced, ForeignJournal, PublisherPaused
 from factorstream.worker.ports import Block, Publication, Takeover
 
 NOTHING_TO_DO = Changes()
@@ -188,7 +188,11 @@ class FencedPublisher:
         while True:
             ours = frozenset(self._left[bucket])
             self._left[bucket].add(new)  # without an answer, it may have been written
-            found = self._table.write(self._fence_keys[bucket], ours, pack(), new)
+            try:
+                found = self._table.write(self._fence_keys[bucket], ours, pack(), new)
+            except PublisherPaused:
+                self._left[bucket] = set(ours)
+                raise
             if found in ours:
                 self._left[bucket] = {new}
                 return intact

@@ -28,7 +28,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from factorstream.worker.errors import CheckpointDamaged, CheckpointFailed, CheckpointsLocked
+from factorstream.worker.errors import CheckpointDamaged, CheckpointFailed, CheckpointMismatch, CheckpointsLocked
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.model.journal import ENTRY, Entries
 from factorstream.worker.ports import Written
@@ -58,6 +58,8 @@ class Segment(msgspec.Struct, frozen=True):
     first_position: int
     last_position: int
     learning: Learning
+    platform: str
+    """Where it was learned: bits can be expected there and nowhere else."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,7 +91,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return sum(file.size_bytes for file in self.files())
 
 
-class Damaged(Exception):
+class Damaged(CheckpointDamaged):
     """A file of a checkpoint is missing or is not what it was."""
 
 
@@ -102,7 +104,7 @@ class Tail:
 
     def add(self, snapshot: Snapshot) -> None:
         """Take what changed in *snapshot*."""
-        self.entries.append(snapshot.entries)
+        self.entries.extend(snapshot.entries)
         for side, chunks in snapshot.names.items():
             self.names.setdefault(side, {}).update(chunks)
 
@@ -120,6 +122,8 @@ class FileCheckpoints:
         self._writing: Future[Manifest] | None = None
         self._manifest: Manifest | None = None
         self._tail = Tail()
+        self._seen_whole: set[str] = set()
+        """Files of `data/` that were written, or read and found whole, by this process."""
 
     # --- the port
 
@@ -144,6 +148,8 @@ class FileCheckpoints:
         with suppress(OSError):  # on a full disk the next one is not told who holds it
             self._lock.truncate(0)
             self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        for path in self.folder.glob(".*.[0-9]*"):  # what a killed worker was writing
+            path.unlink()
 
     def latest(self) -> Checkpoint | None:
         """Read the newest checkpoint that is whole."""
@@ -223,7 +229,10 @@ class FileCheckpoints:
         except (OSError, msgspec.MsgspecError) as error:
             raise Damaged(f"{path.name}: {error}") from error
         if manifest.format != FORMAT:
-            raise Damaged(f"{path.name} has format {manifest.format}, this version reads {FORMAT}")
+            raise CheckpointMismatch(
+                f"{path.name} has format {manifest.format}, and this version reads {FORMAT}: run the version that wrote it, "
+                "or start anew with another checkpoint.dir and redis.replace = true"
+            )
         return manifest
 
     def read(self, manifest: Manifest) -> Checkpoint:
@@ -255,6 +264,7 @@ class FileCheckpoints:
             raise Damaged(f"{file.name}: {error.strerror}") from error
         if hashlib.sha256(content).hexdigest() != file.sha256:
             raise Damaged(f"{file.name} is not what was written ({len(content)} bytes of {file.size_bytes})")
+        self._seen_whole.add(file.name)
         return content
 
     # --- writing, in the writing thread
@@ -268,11 +278,11 @@ class FileCheckpoints:
 
     def _made(self, snapshot: Snapshot) -> Manifest:
         before, facts = self._manifest, snapshot.facts
-        entries = np.concatenate(self._tail.entries)
+        entries = np.concatenate(self._tail.entries) if self._tail.entries else np.empty(0, ENTRY)
         journal = list(before.journal) if before else []
         if len(entries):
             first = before.facts.position if before else 0
-            journal.append(Segment(self._save_array("journal", entries), first, facts.position, facts.learning))
+            journal.append(Segment(self._save_array("journal", entries), first, facts.position, facts.learning, facts.platform))
         manifest = Manifest(
             facts=facts,
             arrays={name: self._save_array(name, array) for name, array in snapshot.arrays.items()},
@@ -295,12 +305,15 @@ class FileCheckpoints:
         kept = self.manifests()[-(self._keep - 1) :] if self._keep > 1 else []
         oldest = min((int(path.stem.split("-")[2]) for path in kept), default=manifest.facts.position)
         old = [segment for segment in manifest.journal if segment.last_position <= oldest]
-        base = self.entries(manifest.base) if old else np.empty(0, ENTRY)
+        n_base = manifest.base.size_bytes // ENTRY.itemsize if manifest.base else 0
         n_old = sum(segment.file.size_bytes for segment in old) // ENTRY.itemsize
-        if len(old) < COMPACT_SEGMENTS and n_old < max(COMPACT_ENTRIES, len(base) // 2):
+        if len(old) < COMPACT_SEGMENTS and n_old < max(COMPACT_ENTRIES, n_base // 2):
             return manifest
         ratings = ratings_of(
-            base, [self.entries(segment.file) for segment in old], manifest.facts.n_users, manifest.facts.n_items
+            self.entries(manifest.base),
+            [self.entries(segment.file) for segment in old],
+            manifest.facts.n_users,
+            manifest.facts.n_items,
         )
         columns = ratings.entries()
         entries = np.zeros(len(columns[0]), ENTRY)
@@ -327,14 +340,15 @@ class FileCheckpoints:
         return [chunks[chunk] for chunk in sorted(chunks)]
 
     def _save(self, name: str, suffix: str, parts: Sequence[bytes | memoryview]) -> File:
-        """Write a file of `data/` unless it is there; its name tells its content."""
+        """Write a file of `data/` unless it is there and was seen whole; its name tells its content."""
         digest = hashlib.sha256()
         for part in parts:
             digest.update(part)
         file = File(f"{name}-{digest.hexdigest()[:24]}{suffix}", digest.hexdigest(), sum(len(part) for part in parts))
         path = self._data / file.name
-        if not path.exists() or path.stat().st_size != file.size_bytes:
+        if file.name not in self._seen_whole or not path.exists():
             self._write(path, parts)
+            self._seen_whole.add(file.name)
         return file
 
     def _write(self, path: Path, parts: Sequence[bytes | memoryview]) -> None:
@@ -368,16 +382,15 @@ class FileCheckpoints:
         self._remove_unnamed()
 
     def _remove_unnamed(self) -> None:
-        """Remove the files that no manifest names."""
-        named: set[str] = set()
-        for path in self.manifests():
-            try:
-                named.update(file.name for file in self.manifest(path).files())
-            except Damaged:  # what it names is nobody's to keep
-                continue
+        """Remove the files that no manifest names; none while a manifest cannot be read, for it may name any."""
+        try:
+            named = {file.name for path in self.manifests() for file in self.manifest(path).files()}
+        except Damaged:
+            return
         for path in self._data.iterdir():
             if path.name not in named:
                 path.unlink()
+                self._seen_whole.discard(path.name)
 
     def _failed(self, error: OSError | Damaged) -> CheckpointFailed:
         reason = error.strerror if isinstance(error, OSError) else error

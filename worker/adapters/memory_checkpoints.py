@@ -61,7 +61,7 @@ class MemoryCheckpoints:
             {name: array.copy() for name, array in snapshot.arrays.items()},
             names,
             np.empty(0, ENTRY),
-            [*(before.journal if before else []), snapshot.entries],
+            [*(before.journal if before else []), *snapshot.entries],
         )
         self._folder.checkpoints.append(self._latest)
 

@@ -15,7 +15,7 @@ from redis.retry import Retry
 from factorstream.worker.adapters.fenced import FencedPublisher
 from factorstream.worker.adapters.packing import Changes
 from factorstream.worker.adapters.resp import command, mset
-from factorstream.worker.errors import PublisherUnavailable, UserMistake
+from factorstream.worker.errors import PublisherPaused, PublisherUnavailable, UserMistake
 from factorstream.worker.ports import Takeover
 
 log = structlog.get_logger()
@@ -101,7 +101,7 @@ class RedisTable:
     def _connected(self) -> Iterator[Any]:
         """Lend a connection. Raises `PublisherUnavailable` when anything goes wrong on it, and at once for a while after."""
         if self._clock_s() < self._again_at_s:
-            raise self._unavailable(self._failure)
+            raise PublisherPaused(str(self._unavailable(self._failure)))
         began_s = self._clock_s()
         try:
             with self._lent() as connection:

@@ -5,6 +5,8 @@ Nothing is compiled or loaded until it is asked for: numba alone takes half a se
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from platform import machine
 
 from factorstream.worker.kernels import gpu
@@ -37,12 +39,16 @@ def available_kernels() -> list[Kernels]:
 
 
 def platform() -> str:
-    """Return what the same bits can be expected on: the processor and the libraries that compile for it."""
+    """Return what the same bits can be expected on: the processor, what compiles for it, and these sources."""
     import llvmlite.binding
     import numba
     import numpy as np
 
-    return f"{machine()} {llvmlite.binding.get_host_cpu_name()}, numba {numba.__version__}, numpy {np.__version__}"
+    sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
+    return (
+        f"{machine()} {llvmlite.binding.get_host_cpu_name()}, numba {numba.__version__}, numpy {np.__version__}, "
+        f"kernels {sources.hexdigest()[:16]}"
+    )
 
 
 def _cpu() -> Kernels:

@@ -19,7 +19,7 @@ from factorstream.worker.kernels.cpu_fold import scratch
 
 name = "cpu"
 
-threads = os.cpu_count() or 1
+threads = len(os.sched_getaffinity(0)) or 1
 """How many `als` uses; their number changes no bit."""
 
 WORTH_A_THREAD = 1_000_000
@@ -89,7 +89,7 @@ def _in_threads(work: Callable[[], None], size: int) -> None:
 
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="als")
+    return ThreadPoolExecutor(max_workers=threads, thread_name_prefix="als")
 
 
 def _scalar(number: float) -> Any:

@@ -17,6 +17,8 @@ from factorstream.worker.model.model import ITEMS, USERS, Model
 from factorstream.worker.model.ratings import Accepted
 
 MOST = np.iinfo(np.int64).max
+REPLAYED_AT_ONCE = 5_000
+"""Entries handed over at once; it changes nothing but the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,8 @@ class Learner:
         """Do again what *entries* say, on a model as it was before them."""
         start = 0
         for at in np.append(np.flatnonzero(entries["kind"] == Kind.IDLE_BLOCK), len(entries)):
-            yield from self.learn(model, Events.of_entries(entries[start:at]))
+            for first in range(start, int(at), REPLAYED_AT_ONCE):
+                yield from self.learn(model, Events.of_entries(entries[first : min(first + REPLAYED_AT_ONCE, at)]))
             if at < len(entries):
                 yield self.solve_idle_block(model)
             start = int(at) + 1
@@ -153,6 +156,7 @@ class Learner:
         own = model.users if side == USERS else model.items
         own.grow(row + 1, self._kernels, self.learning.deviation(model.level))
         solve(self._kernels, self.learning, model, side, np.array([row], np.int32))
+        model.n_accepted += 1  # published rows change, so the position does
         entries = np.zeros(1, ENTRY)
         entries["kind"], entries["user"], entries["item"], entries["rating"], entries["time"] = kind, user, item, np.nan, time
         return Learned(None, NO_ERRORS, NO_ERRORS, entries, users, items, None)

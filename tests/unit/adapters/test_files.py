@@ -105,7 +105,8 @@ def test_an_old_journal_is_folded_into_a_base_that_holds_the_same(folder, store,
 def rated(n):
     """Return a snapshot whose journal has one new user."""
     one = snapshot(n, n_new=1)
-    one.entries["item"], one.entries["rating"], one.entries["time"] = 0, 1.0, n
+    [entries] = one.entries
+    entries["item"], entries["rating"], entries["time"] = 0, 1.0, n
     return files.Snapshot(type(one.facts)(**{**_fields(one.facts), "n_users": n}), one.arrays, one.names, one.entries)
 
 
