@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from factorstream.worker.kernels.compiled import bare
 from factorstream.worker.kernels.store import IDLE, ITEMS, MERGE_ITEMS, MERGE_USERS, SQUEEZE_ITEMS, SQUEEZE_USERS, USERS
 from factorstream.worker.kernels.store_chain import sort
 from factorstream.worker.kernels.store_merge import advance, first_above, freeze
@@ -128,7 +129,12 @@ def test_keys_are_sorted(keys):
     assert np.array_equal(ours, np.sort(keys))
 
 
+@bare
+def place(others, start, stop, other):
+    return first_above(others, start, stop, other)
+
+
 @given(st.sets(st.integers(0, 300)), st.integers(-1, 301))
 def test_the_place_of_an_entry_is_found(others, other):
     ascending = np.array(sorted(others), np.int32)
-    assert first_above(ascending, 0, len(ascending), other) == np.searchsorted(ascending, other, "right")
+    assert place(ascending, 0, len(ascending), other) == np.searchsorted(ascending, other, "right")

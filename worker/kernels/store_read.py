@@ -13,7 +13,7 @@ HELD_ONLY, TOMBSTONES_TOO = plain(0), plain(1)
 BEHIND_ALL = np.iinfo(np.int32).max
 
 
-@inlined
+@bare
 def row_size(store: Store, side: Int, row: Int) -> Int:
     """Return how many pairs a row has at most, tombstones and forgotten ones included."""
     record = (store.by_user if side == USERS else store.by_item).rows[row]
