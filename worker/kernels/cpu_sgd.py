@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from factorstream.worker.kernels.compiled import Int, bare, inlined
+from factorstream.worker.kernels.compiled import Int, bare, inlined, inner
 from factorstream.worker.kernels.cpu_fold import fold_in, padded
 from factorstream.worker.kernels.simd import ask_to_write, can_step, dot_and_norms, step_pair
 
@@ -79,7 +79,7 @@ def has_history(histories: Any, j: Int) -> bool:
     return histories.starts[np.uint64(j + 1)] > histories.starts[np.uint64(j)]
 
 
-@bare
+@inner
 def step_all(
     p: Any, b: Any, q: Any, c: Any, batch: Any, first: int, stop: int, intercept: Any, penalty: Any, rates: Any, errors: Any
 ) -> None:
@@ -110,7 +110,7 @@ def step_all(
         errors[j] = error
 
 
-@bare
+@inner
 def step_carefully(p: Any, b: Any, user: Int, up: Step, q: Any, c: Any, item: Int, down: Step, rank: int) -> bool:
     """Step both rows of an event, or one, or none, so that all stay finite; return whether both stepped."""
     user_moves = may_step(p, b, user, q, item, rank, up)

@@ -264,7 +264,7 @@ def move_pairs(index: Index, to: Int, at: Int, n: Int) -> None:
         move(index.times, to, at, n)
 
 
-@inlined
+@bare
 def first_above(others: NDArray[np.int32], start: Int, stop: Int, other: Int) -> Int:
     """Return the first of the ascending ``start .. stop - 1`` whose other row is greater than *other*; *stop* if none is.
 
