@@ -1,4 +1,4 @@
-"""SGD and fold-in on one core: updates a second, against the same loop in plain numba."""
+"""SGD and fold-in: updates a second of one core's time, against the same loop in plain numba."""
 
 import statistics
 import time
@@ -71,13 +71,13 @@ def folded(rng):
 
 
 def interleaved(*runs):
-    """Return the median seconds of each of *runs*, which take turns; a first turn, where code is compiled, does not count."""
+    """Return the median seconds of a core that each of *runs* took, in turns; the first, where code is compiled, does not count."""
     seconds = [[] for _ in runs]
     for _ in range(ROUNDS + 1):
         for run, measured in zip(runs, seconds, strict=True):
-            began = time.perf_counter()
+            began = time.thread_time()
             run()
-            measured.append(time.perf_counter() - began)
+            measured.append(time.thread_time() - began)
     return [statistics.median(measured[1:]) for measured in seconds]
 
 
