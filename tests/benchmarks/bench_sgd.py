@@ -71,7 +71,7 @@ def folded(rng):
 
 
 def interleaved(*runs):
-    """Return the median seconds of a core that each of *runs* took, in turns; the first, where code is compiled, does not count."""
+    """Return the median seconds of a core that each of *runs* took, in turns; the first, which compiles, does not count."""
     seconds = [[] for _ in runs]
     for _ in range(ROUNDS + 1):
         for run, measured in zip(runs, seconds, strict=True):
