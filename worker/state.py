@@ -291,8 +291,8 @@ class State:
             np.array([np.nan], np.float32),
             np.array([time], np.int64),
         )
-        counts = self.model.ratings.user_counts if of_user else self.model.ratings.item_counts
-        if counts[row] == 0:
+        ratings = self.model.ratings
+        if ratings.user_is_empty(row) if of_user else ratings.item_is_empty(row):
             ids.erase(row)
             removed = self.pending.removed_users if of_user else self.pending.removed_items
             removed.setdefault(name)

@@ -77,6 +77,41 @@ def test_small_worlds(log):
     assert finite(state)
 
 
+def test_a_later_unrate_outlives_an_earlier_forgetting():
+    later, earlier, between = START_MS + 10, START_MS + 5, START_MS + 7
+    for forgetting in ({"type": "forget_user", "user_id": "u"}, {"type": "remove_item", "item_id": "i"}):
+        log = [
+            {"type": "unrate", "user_id": "u", "item_id": "i", "timestamp_ms": later},
+            {**forgetting, "timestamp_ms": earlier},
+            rate("u", "i", time=between),
+        ]
+        world = World()
+        world.write(log)
+        assert held(live(world, settings_of())) == {}
+
+
+def test_a_forgetting_holds_for_those_who_come_back_and_after_a_restart():
+    world = World()
+    world.write([rate("u", "i"), {"type": "forget_user", "user_id": "u", "timestamp_ms": START_MS + 100}])
+    world.write([rate("u", "i", 5.0, START_MS + 150), rate("u", "j", 1.0, START_MS + 50)])
+    live(world, settings_of())
+    world.write([rate("u", "k", 1.0, START_MS + 60)])
+    assert held(live(world, settings_of())) == {("u", "i"): (5.0, START_MS + 150)}
+
+
+def test_what_was_forgotten_is_gone_even_if_the_id_came_back_for_nothing():
+    world = World()
+    world.write([rate("u", "m"), rate("u", "n")])
+    live(world, settings_of())
+    assert ("user", "u") in published(world)
+    world.write([{"type": "remove_item", "item_id": "m", "timestamp_ms": START_MS + 100}])
+    world.write([{"type": "forget_user", "user_id": "u", "timestamp_ms": START_MS + 50}])
+    world.write([rate("u", "m", time=START_MS + 60)])
+    state = live(world, settings_of(), max_records=10)
+    assert held(state) == {}
+    assert ("user", "u") not in published(world)
+
+
 @given(st.lists(st.one_of(st.binary(max_size=30), st.none()), max_size=20), rating_logs(max_size=20))
 @settings(max_examples=40, deadline=None)
 def test_a_poisoned_record_stops_nothing_and_is_kept(poison, log):

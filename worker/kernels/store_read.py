@@ -80,6 +80,12 @@ def read_rows(
 
 
 @bare
+def read_pairs_of(store: Store, side: Int, row: Int, others: NDArray[np.int32], ratings: NDArray[np.float32]) -> Int:
+    """Fill the columns with the pairs of one row, tombstones included; return their number."""
+    return read_row(store, side, np.int64(row), TOMBSTONES_TOO, others, ratings, store.by_item.times, np.int64(0))
+
+
+@bare
 def count_pairs(store: Store, first: Int, stop: Int) -> Int:
     """Return an upper bound of the pairs of users ``first .. stop - 1``."""
     n: Int = np.int64(0)

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from factorstream.worker.kernels.api import F32, I32, I64, Histories
 from factorstream.worker.kernels.store import ITEMS, NEVER, USERS, new_store, open_pool
-from factorstream.worker.kernels.store_read import count_pairs, read_newest_of_all, read_pairs, read_rows, row_size
+from factorstream.worker.kernels.store_read import count_pairs, read_newest_of_all, read_pairs, read_pairs_of, read_rows, row_size
 from factorstream.worker.kernels.store_write import Events, History, Outcome, accept, forget_row, load
 
 
@@ -184,6 +184,19 @@ class Ratings:
         Returns: The user rows whose ratings were dropped, ascending.
         """
         return self._forget(ITEMS, row, timestamp_ms)
+
+    def user_is_empty(self, row: int) -> bool:
+        """Whether nothing at all is remembered of a user's ratings, not even that one was taken back."""
+        return self._is_empty(USERS, row)
+
+    def item_is_empty(self, row: int) -> bool:
+        """Whether nothing at all is remembered of an item's ratings, not even that one was taken back."""
+        return self._is_empty(ITEMS, row)
+
+    def _is_empty(self, side: int, row: int) -> bool:
+        _check_rows(np.array([row]), (self.n_users, self.n_items)[side])
+        n = row_size(self._store, side, row)
+        return not read_pairs_of(self._store, side, row, np.empty(n, np.int32), np.empty(n, np.float32))
 
     def histories_of_users(self, rows: I32) -> Histories:
         """Return what each of the users *rows* holds, ascending by item row."""
