@@ -14,6 +14,9 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt hatchling editables
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[worker,local,dev]'
+	@echo "compiling the kernels for this processor, once"
+	@printf 'user_id,item_id,rating,timestamp\nu1,m1,4,1700000000\nu2,m1,2,1700000001\n' > .venv/warm.csv
+	@$(BIN)/factorstream evaluate .venv/warm.csv
 	@touch $@
 
 run: setup
