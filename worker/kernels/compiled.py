@@ -105,5 +105,19 @@ def _move(_: Any, array: Any, to: Any, at: Any, n: Any) -> Any:
     return types.void(array, types.intp, types.intp, types.intp), generate
 
 
+def _move_line(_: Any, array: Any, to: Any, at: Any) -> Any:
+    """Move 64 bytes from ``array[at]`` on to ``array[to]``: in two instructions, where `move` is a call and several branches."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array, *places = arguments
+        line = ir.VectorType(ir.IntType(8), 64).as_pointer()
+        target, source = (builder.bitcast(_address(context, builder, signature.args[0], array, place), line) for place in places)
+        builder.store(builder.load(source, align=1), target, align=1)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp), generate
+
+
 prefetch: Callable[..., None] = intrinsic(_prefetch)
 move: Callable[..., None] = intrinsic(_move)
+move_line: Callable[..., None] = intrinsic(_move_line)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels.compiled import Int, bare, inlined, move, prefetch
+from factorstream.worker.kernels.compiled import Int, bare, inlined, move, move_line, prefetch
 from factorstream.worker.kernels.store import (
     CLEAR,
     DIGIT_BITS,
@@ -44,6 +44,8 @@ ROW_WORK, ENTRY_WORK, SORT_WORK, SQUEEZE_WORK = 2, 16, 4, 4
 """What a row, merging an entry, looking at one to sort it, looking at a pair to squeeze it: moving a pair costs 1."""
 SLOTS_PER_WORK = 16
 """Slots that are cleared for what moving a pair costs."""
+LINE, MANY = 16, 256
+"""Pairs whose other rows fill a cache line; and so many that a call is worth it."""
 MOST_AT_ONCE = 1 << 16
 DIGIT = (1 << DIGIT_BITS) - 1
 AHEAD, PAIRS_AHEAD = 16, 128
@@ -195,13 +197,13 @@ def merge_some(store: Store, side: Int, work: Int) -> Int:
         if row.length == 0:
             row.start = boundary
         boundary = row.start
-        fetch_below(index, boundary - PAIRS_AHEAD)
-        fetch_below(index, boundary - PAIRS_AHEAD + state.left)
         cost += ROW_WORK + row.length
         if row_in(order[state.left - 1]) == state.cursor:
             cost += ENTRY_WORK * merge_row(store, side, index, order, row)
+        else:
+            fetch_below(index, boundary, state.left)
         row.start += state.left
-    move_pairs(index, boundary + state.left, boundary, state.stop - boundary)
+    move_up(index, boundary, state.stop - boundary, state.left)
     state.stop = boundary
     if state.left == 0:
         begin(store, state.phase + 1)
@@ -209,13 +211,14 @@ def merge_some(store: Store, side: Int, work: Int) -> Int:
 
 
 @inlined
-def fetch_below(index: Index, at: Int) -> None:
-    """Ask for the pairs of main at *at*: going downward in so many columns at once, the processor does not do so by itself."""
-    prefetch(index.others, at)
-    prefetch(index.ratings, at)
-    if index.times.size:
-        prefetch(index.times, at)
-        prefetch(index.times, at - 8)
+def fetch_below(index: Index, at: Int, by: Int) -> None:
+    """Ask for pairs of main below *at*, and where they go: so many columns downward are more than the processor foresees."""
+    for place in (at - PAIRS_AHEAD, at - PAIRS_AHEAD + by):
+        prefetch(index.others, place)
+        prefetch(index.ratings, place)
+        if index.times.size:
+            prefetch(index.times, place)
+            prefetch(index.times, place - LINE // 2)
 
 
 @inlined
@@ -227,7 +230,8 @@ def merge_row(store: Store, side: Int, index: Index, order: NDArray[np.uint64], 
     for k in range(n - 1, -1, -1):
         other, entry = row_in(store.keys[k]), store.log[entry_in(store.keys[k])]
         stop = first_above(index.others, row.start, stop, other)
-        move_pairs(index, stop + state.left, stop, state.stop - stop)
+        fetch_below(index, stop, state.left)
+        move_up(index, stop, state.stop - stop, state.left)
         state.stop = stop
         state.left -= 1
         index.others[stop + state.left], index.ratings[stop + state.left] = other, entry.rating
@@ -254,17 +258,25 @@ def take_entries(store: Store, side: Int, order: NDArray[np.uint64]) -> Int:
 
 
 @inlined
-def move_pairs(index: Index, to: Int, at: Int, n: Int) -> None:
-    """Move *n* pairs of main from *at* to *to*; the places may overlap."""
-    if n == 0 or to == at:
+def move_up(index: Index, at: Int, n: Int, by: Int) -> None:
+    """Move *n* pairs of main up *by* some; what lies below the place they come to is free, as far as the place they come from."""
+    if n > MANY or by < 2 * LINE or at < LINE:
+        move(index.others, at + by, at, n)
+        move(index.ratings, at + by, at, n)
+        if index.times.size:
+            move(index.times, at + by, at, n)
         return
-    move(index.others, to, at, n)
-    move(index.ratings, to, at, n)
-    if index.times.size:
-        move(index.times, to, at, n)
+    top = at + n
+    while top > at:  # the last line takes some pairs too many along, into what is free
+        top -= LINE
+        move_line(index.others, top + by, top)
+        move_line(index.ratings, top + by, top)
+        if index.times.size:
+            move_line(index.times, top + by + LINE // 2, top + LINE // 2)
+            move_line(index.times, top + by, top)
 
 
-@bare
+@inlined
 def first_above(others: NDArray[np.int32], start: Int, stop: Int, other: Int) -> Int:
     """Return the first of the ascending ``start .. stop - 1`` whose other row is greater than *other*; *stop* if none is.
 
