@@ -164,8 +164,8 @@ def turns(settings, log, checkpoints):
 
 def restarts(n_ratings):
     """Return how soon a real worker polls."""
-    settings = load(None, ["sweep.visits_per_rating=0"], {})
     with running() as lent, fresh_worker(lent, new_topic(lent)) as command:
+        settings = load(None, ["sweep.visits_per_rating=0", f"model.name={setting(command, 'model.name')}"], {})
         source = KafkaSource(lent.kafka, setting(command, "kafka.topic"), group=Solo())
         identity = source.open({})
         source.close()

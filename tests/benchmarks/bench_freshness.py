@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.bench_freshness [--rates 5000 20000] [--seconds 30]
 
-A producer sends at a steady rate and notes when it sent each probe, one event in fifty: a rating by one of 200 users in turn. The
-reader asks Redis for the probes under way, again and again, and notes when ``n_ratings`` of the user's row says that the probe is
-in it. The worker holds a million ratings before, is caught up, and makes a checkpoint every two seconds.
+Events are sent at a steady rate in bursts of five milliseconds. One in fifty is a probe: a rating by one of 200 users in turn,
+sent with `factorstream.Producer`; when is noted just before. The reader asks Redis for the probes under way, again and again, and
+notes when ``n_ratings`` of the user's row says that the probe is in it. The worker holds a million ratings before, is caught up,
+and makes a checkpoint every two seconds.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from factorstream import Producer, Rating
 from factorstream.embedding import read_header
 from factorstream.keys import meta_key, user_key
 from factorstream.meta import unpack_meta
-from tests.benchmarks.live import fill, fresh_worker, running
+from tests.benchmarks.live import Bulk, fill, fresh_worker, running
 from tests.benchmarks.streams import N_ITEMS, N_USERS, generated_history
 from tests.benchmarks.table import Figure, show
 
@@ -131,24 +132,26 @@ def watch(client, sent_s, producer):
 
 
 def produce(address, topic, n_events, rate, sent_s):
-    """Send *n_events* at *rate*, probes among them, in bursts of five milliseconds; note when each probe was sent."""
+    """Send *n_events* at *rate*, probes among them; note when each probe was sent."""
     random = np.random.default_rng(1)
     users, items = random.integers(0, N_USERS, n_events).tolist(), random.integers(0, N_ITEMS, n_events).tolist()
     stars = (random.integers(1, 11, n_events) / 2).tolist()
     burst = max(1, round(rate * BURST_S))
-    with Producer(address, topic) as producer:
+    with Producer(address, topic) as producer, Bulk(address, topic) as bulk:
         began = time.monotonic()
         for first in range(0, n_events, burst):
             time.sleep(max(0.0, began + first / rate - time.monotonic()))
             now_ms = time.time_ns() // 1_000_000
+            others = []
             for at in range(first, min(n_events, first + burst)):
-                probe, is_probe = divmod(at, PROBE_EVERY)
-                if is_probe == PROBE_EVERY - 1:
-                    user_id, item_id = f"probe{probe % N_PROBE_USERS}", f"m{probe // N_PROBE_USERS}"
+                probe, place = divmod(at, PROBE_EVERY)
+                if place == PROBE_EVERY - 1:
+                    rating = Rating(f"probe{probe % N_PROBE_USERS}", f"m{probe // N_PROBE_USERS}", stars[at], now_ms)
                     sent_s[probe] = time.monotonic()
+                    producer.send(rating)
                 else:
-                    user_id, item_id = f"u{users[at]}", f"m{items[at]}"
-                producer.send(Rating(user_id, item_id, stars[at], now_ms))
+                    others.append(Rating(f"u{users[at]}", f"m{items[at]}", stars[at], now_ms))
+            bulk.send(others)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import tempfile
 import time
 import uuid
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import redis
@@ -49,27 +50,69 @@ def new_topic(lent):
     return topic
 
 
-def fill(lent, history, first=0, stop=None):
-    """Return a new topic that holds the ratings *first* to before *stop* of *history*, in order of time.
-
-    Records are those of `factorstream.Producer`; their batches are made here, for it is not the producer
-    that is measured, and this is five times as fast.
-    """
+def fill(lent, history):
+    """Return a new topic that holds *history*, in order of time."""
     topic = new_topic(lent)
-    stop = len(history) if stop is None else stop
-    partitions = [(murmur2(name.encode()) & 0x7FFFFFFF) % N_PARTITIONS for name in history.user_names]
-    host, port = lent.kafka.split(":")
-    with socket.create_connection((host, int(port))) as broker:
-        for begin in range(first, stop, CHUNK):
-            end = min(stop, begin + CHUNK)
-            records = [[] for _ in range(N_PARTITIONS)]
-            codes = history.user_codes[begin:end].tolist()
-            for code, event in zip(codes, events(history, begin, end), strict=True):
-                records[partitions[code]].append((event.user_id.encode(), encode(event)))
-            for partition, of_partition in enumerate(records):
-                for start in range(0, len(of_partition), BATCH):
-                    _produce(broker, topic, partition, _batch(of_partition[start : start + BATCH]))
+    with Bulk(lent.kafka, topic) as bulk:
+        for begin in range(0, len(history), CHUNK):
+            bulk.send(events(history, begin, min(len(history), begin + CHUNK)))
     return topic
+
+
+class Bulk:
+    """Puts events into a topic of four partitions: the records of `factorstream.Producer`, at a fifth of its cost.
+
+    For streams whose producer is not what is measured: batches are made here, of up to 1,000 records.
+    """
+
+    def __init__(self, address, topic):
+        host, port = address.split(":")
+        self._broker = socket.create_connection((host, int(port)))
+        self._topic = topic.encode()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._broker.close()
+
+    def send(self, ratings):
+        """Send *ratings* and wait until the broker has them."""
+        records = [[] for _ in range(N_PARTITIONS)]
+        for rating in ratings:
+            records[partition_of(rating.user_id)].append((rating.user_id.encode(), encode(rating)))
+        n_requests = 0
+        for partition, of_partition in enumerate(records):
+            for start in range(0, len(of_partition), BATCH):
+                self._produce(partition, _batch(of_partition[start : start + BATCH]))
+                n_requests += 1
+        for _ in range(n_requests):
+            self._check_answer()
+
+    def _produce(self, partition, batch):
+        """Send a Produce request with acks = 1."""
+        name = self._topic
+        header = struct.pack(">hhih", PRODUCE, VERSION, 0, -1)
+        body = struct.pack(f">hhiih{len(name)}siii", -1, 1, 30_000, 1, len(name), name, 1, partition, len(batch))
+        self._broker.sendall(struct.pack(">i", len(header) + len(body) + len(batch)) + header + body + batch)
+
+    def _check_answer(self):
+        (size,) = struct.unpack(">i", self._receive(4))
+        (error,) = struct.unpack_from(">h", self._receive(size), 4 + 4 + 2 + len(self._topic) + 4 + 4)
+        if error:
+            raise RuntimeError(f"the broker refused a batch with error {error}")
+
+    def _receive(self, n_bytes):
+        received = b""
+        while len(received) < n_bytes:
+            received += self._broker.recv(n_bytes - len(received))
+        return received
+
+
+@cache
+def partition_of(user_id):
+    """Return where Kafka's clients put the events of a user."""
+    return (murmur2(user_id.encode()) & 0x7FFFFFFF) % N_PARTITIONS
 
 
 def _batch(records):
@@ -79,26 +122,6 @@ def _batch(records):
         builder.append(timestamp=now_ms, key=key, value=value)
     builder.close()
     return builder.buffer()
-
-
-def _produce(broker, topic, partition, batch):
-    """Send *batch* with a Produce request, acks = 1, and wait for the broker's word."""
-    name = topic.encode()
-    header = struct.pack(">hhih", PRODUCE, VERSION, 0, -1)
-    body = struct.pack(f">hhiih{len(name)}siii", -1, 1, 30_000, 1, len(name), name, 1, partition, len(batch))
-    broker.sendall(struct.pack(">i", len(header) + len(body) + len(batch)) + header + body + batch)
-    (size,) = struct.unpack(">i", _receive(broker, 4))
-    answer = _receive(broker, size)
-    (error,) = struct.unpack_from(">h", answer, 4 + 4 + 2 + len(name) + 4 + 4)
-    if error:
-        raise RuntimeError(f"the broker refused a batch with error {error}")
-
-
-def _receive(broker, n_bytes):
-    received = b""
-    while len(received) < n_bytes:
-        received += broker.recv(n_bytes - len(received))
-    return received
 
 
 @contextmanager
