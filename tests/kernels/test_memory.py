@@ -47,3 +47,24 @@ table[-1] = 1
 
 def test_where_address_space_is_limited_less_is_reserved():
     subprocess.run([sys.executable, "-c", LIMITED], check=True)
+
+
+FULL = """
+import resource
+import numpy as np
+from factorstream.worker.model.ratings import Ratings
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+ratings = Ratings()
+ratings.grow(10_000, 10_000)
+n = 10_000_000
+rows = np.zeros(n, np.int32)
+try:
+    ratings.accept(np.zeros(n, np.uint8), rows, rows, np.zeros(n, np.float32), np.zeros(n, np.int64))
+except MemoryError as error:
+    assert "ulimit" in str(error)
+    raise SystemExit(7)
+"""
+
+
+def test_a_store_that_cannot_grow_says_so_before_it_takes_a_rating():
+    assert subprocess.run([sys.executable, "-c", FULL], check=False).returncode == 7

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import resource
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 HUGE_PAGE = 1 << 21
+SHARES = 64
+"""Reservations, about, that limited address space is to suffice for."""
 MOST_ROWS = np.iinfo(np.int32).max
 NORESERVE = 0x4000  # MAP_NORESERVE of Linux; the mmap module names it from Python 3.13 only
 
@@ -19,12 +22,12 @@ def reserve(row_shape: tuple[int, ...], dtype: DTypeLike, *, huge_pages: bool = 
     """Return zeros ``(n, *row_shape)`` with n as large as physical memory could hold, at most 2³¹ − 1.
 
     A page costs memory from the first time it is written. Huge pages are for what is read here and there; what is read from one
-    end to the other grows more evenly without them. Where address space itself is limited (``ulimit -v``, strict
-    overcommit), n is what could be had. Raises `MemoryError` when that is not even a megabyte.
+    end to the other grows more evenly without them. Where address space itself is limited (``ulimit -v``, strict overcommit),
+    n is a share of that. Raises `MemoryError` when that is not even a megabyte.
     """
     kind = np.dtype(dtype)
     row_bytes = kind.itemsize * math.prod(row_shape)
-    n_rows = min(physical_memory() // row_bytes, MOST_ROWS)
+    n_rows = min(most_bytes() // row_bytes, MOST_ROWS)
     memory = _map(n_rows * row_bytes)
     if huge_pages:
         _advise_huge_pages(memory)
@@ -37,13 +40,19 @@ def physical_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def most_bytes() -> int:
+    """Return how large one reservation may be: the machine's memory, or a share of the address space if that is limited."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return physical_memory() if limit == resource.RLIM_INFINITY else min(physical_memory(), limit // SHARES)
+
+
 def _map(size_bytes: int) -> mmap.mmap:
-    """Return private anonymous memory of *size_bytes*, or of the largest half, quarter … that can be had."""
+    """Return private anonymous memory of *size_bytes*; where that cannot be had, of a share, or half of it, a quarter …"""
     while size_bytes >= 1 << 20:
         try:
             return mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
         except (OSError, MemoryError):
-            size_bytes //= 2
+            size_bytes = min(size_bytes // 2, physical_memory() // SHARES)
     raise MemoryError("no address space left to reserve (is there a `ulimit -v`?)")
 
 

@@ -157,7 +157,9 @@ def new_store(least_capacity: Int) -> Store:
 def open_pool(store: Store, number: Int) -> None:
     """Make the empty pool *number* the active one; a share of main, so that a merge moves so many pairs for each new one."""
     state, pool = store.state[0], store.pools[number]
-    pool.capacity = min(max(state.least_capacity, store.sides[USERS].end // MAIN_PER_POOL), store.log.size // 2 - 2)
+    pool.capacity = min(
+        max(state.least_capacity, store.sides[USERS].end // MAIN_PER_POOL), store.log.size // 2 - 2, store.slots.size // 4
+    )
     pool.n_slots = pool.capacity + pool.capacity // 2 + 1
     pool.used = 0
     pool.mask = 1

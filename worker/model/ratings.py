@@ -167,6 +167,7 @@ class Ratings:
         _check_rows(events.item_rows[start:], self.n_items)
         n = max(0, min(len(events.kinds) - start, limit))
         room = n * min(fold_in, max(self.n_users, self.n_items))
+        self._check_room(n)
         outcome = _outcome(n, room)
         stop, n_accepted = accept(self._store, events, start, limit, fold_in, outcome)
         return _accepted(outcome, int(stop), int(n_accepted))
@@ -242,6 +243,7 @@ class Ratings:
         ratings = cls(least_capacity=least_capacity)
         ratings.grow(len(user_floor_ms), len(item_floor_ms))
         users, items, values, times = entries
+        ratings._check_room(len(users))
         columns = (_column(users, np.int32), _column(items, np.int32), _column(values, np.float32), _column(times, np.int64))
         if not load(ratings._store, *columns):
             raise ValueError("entries of ratings are not ascending by (user, item), or name rows that do not exist")
@@ -253,6 +255,14 @@ class Ratings:
         if item_newest_ms is not None:
             ratings.item_newest_ms[:] = item_newest_ms
         return ratings
+
+    def _check_room(self, n: int) -> None:
+        """Raise `MemoryError` unless *n* more pairs fit; only where address space is limited may they not."""
+        index, store = self._store.by_user, self._store
+        room = min(len(index.others), len(index.ratings), len(index.times), len(store.by_item.others), len(store.by_item.ratings))
+        n_pairs = int(store.sides["end"].max() + store.pools["used"].sum()) + n
+        if n_pairs > room:
+            raise MemoryError(f"{n_pairs} ratings do not fit: address space was reserved for {room} (is there a `ulimit -v`?)")
 
     def _forget(self, side: int, row: int, timestamp_ms: int) -> I32:
         _check_rows(np.array([row]), (self.n_users, self.n_items)[side])
