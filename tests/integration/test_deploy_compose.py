@@ -139,7 +139,7 @@ def test_the_scripts_are_shell(service):
 def test_the_stream_is_generated_when_no_file_is_named(tmp_path):
     """The script as it is, but shorter: the last command says what it would replay."""
     script = interpolated(SERVICES["replay"]["command"][0])
-    script = script.replace("1_000_000", "1_000").replace("python -c", f"'{sys.executable}' -c").replace("/tmp/", f"{tmp_path}/")
+    script = script.replace("1_000_000", "1_000").replace("/tmp/", f"{tmp_path}/").replace("python -c", f"'{sys.executable}' -c")
     script = script.replace("exec factorstream", "echo")
     done = subprocess.run(
         ["sh", "-ec", script],
