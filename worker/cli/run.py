@@ -33,12 +33,14 @@ def run(
     """Learn from a topic and publish embeddings until told to stop; SIGTERM and Ctrl-C settle first."""
     from factorstream.worker.cli.logs import log_to_stderr
     from factorstream.worker.config import load
-    from factorstream.worker.errors import CheckpointFailed
-    from factorstream.worker.loop import run as turns
-    from factorstream.worker.wiring import serve_metrics, wire
 
     log = log_to_stderr()
     settings = load(config, assignments or [])
+
+    from factorstream.worker.errors import CheckpointFailed  # after the settings: a mistake in them is told at once
+    from factorstream.worker.loop import run as turns
+    from factorstream.worker.wiring import serve_metrics, wire
+
     stop = Stop(until_idle)
     metrics, server = serve_metrics(settings)
     log.info("metrics and health", url=server.url)
