@@ -277,20 +277,30 @@ class Truth:
     """What must be learned of a log."""
 
     held: dict
-    """(user, item) → rating, time."""
+    """(user, item) → time, rating."""
     n_accepted: int
-    n_stale: int
+    """Events that apply; among them forgettings of somebody who is known."""
 
     @classmethod
     def of(cls, events):
-        held, n_accepted = {}, 0
+        held, floors, known, n_accepted = {}, defaultdict(int), set(), 0
         for event in events:
-            pair = event["user_id"], event["item_id"]
-            write = event["timestamp_ms"], float(np.float32(event["rating"]))
-            if pair not in held or write > held[pair]:
-                held[pair] = write
-                n_accepted += 1
-        return cls(held, n_accepted, len(events) - n_accepted)
+            user, time_ms, kind = event["user_id"], event["timestamp_ms"], event.get("type", "rate")
+            if kind == "forget_user":
+                n_accepted += user in known
+                floors[user] = max(floors[user], time_ms)
+                held = {pair: write for pair, write in held.items() if pair[0] != user or write[0] > time_ms}
+                known -= {user} - {pair[0] for pair in held}
+                continue
+            pair, unrated = (user, event["item_id"]), kind == "unrate"
+            write = time_ms, unrated, 0.0 if unrated else float(np.float32(event["rating"]))
+            if time_ms > floors[user]:
+                known.add(user)
+                if pair not in held or write > held[pair]:
+                    held[pair] = write
+                    n_accepted += 1
+        rated = {pair: (time_ms, rating) for pair, (time_ms, unrated, rating) in held.items() if not unrated}
+        return cls(rated, n_accepted)
 
     def by(self, side):
         """Return id → its ratings, as (time, other id, rating); *side* 0 for users, 1 for items."""
@@ -324,7 +334,8 @@ def check_redis(place, checkpoint, truth):
     keys, facts = place.keys(), checkpoint.facts
     meta = unpack_meta(keys.pop("meta"))
     assert (meta.journal_id, meta.rank) == (facts.journal_id, facts.rank)
-    assert (meta.n_users, meta.n_items, meta.offsets) == (facts.n_users, facts.n_items, facts.offsets)
+    n_known = (len(list(filter(None, checkpoint.names[side]))) for side in ("users", "items"))
+    assert (meta.n_users, meta.n_items, meta.offsets) == (*n_known, facts.offsets)
     keys.pop("fence")
     items = checkpoint.names["items"]
     vectors = {
@@ -345,7 +356,7 @@ def check_redis(place, checkpoint, truth):
             embedding = unpack(name, side, keys.pop(f"{letter}:{name}"))
             assert embedding.augmented.tolist() == vectors[side][row].tolist()
             assert embedding.n_ratings == len(held[name])
-            assert embedding.timestamp_ms == max((time_ms for time_ms, _, _ in held[name]), default=embedding.timestamp_ms)
+            assert embedding.timestamp_ms >= max((time_ms for time_ms, _, _ in held[name]), default=0)
             if side == "user":
                 seen = unpack_seen(keys.pop(f"s:{name}"))
                 newest = sorted(held[name], reverse=True)

@@ -25,7 +25,7 @@ RANK = 8
 
 
 def replay():
-    """Return events as they happened, with what real producers add: repetitions, late arrivals and changed minds."""
+    """Return events as they happened, with what real producers add: repetitions, late arrivals, changed minds, forgettings."""
     if MOVIETWEETINGS.exists():
         history = read(MOVIETWEETINGS, N_EVENTS)
         columns = (history.user_codes, history.item_codes, history.ratings, history.timestamps_ms)
@@ -35,10 +35,22 @@ def replay():
     events = [rate(*entry) for entry in zip(*(column.tolist() for column in columns), strict=True)]
     random_ = random.Random(5)
     for _ in range(N_EVENTS // 20):
-        at = random_.randrange(len(events))
-        changed = random_.choice([{}, {"rating": 1.0}, {"rating": 2.0, "timestamp_ms": events[at]["timestamp_ms"] + 60_000}])
-        events.insert(min(len(events), at + random_.randrange(5_000)), events[at] | changed)
+        at = random_.randrange(N_EVENTS)
+        event = events[at]
+        if "item_id" in event:
+            events.insert(min(len(events), at + random_.randrange(5_000)), random_.choices(AGAIN, WEIGHTS)[0](event))
     return events
+
+
+AGAIN = [
+    lambda event: event,
+    lambda event: event | {"rating": 1.0},
+    lambda event: event | {"rating": 2.0, "timestamp_ms": event["timestamp_ms"] + 60_000},
+    lambda event: event | {"type": "unrate", "timestamp_ms": event["timestamp_ms"] + 30_000},
+    lambda event: {"type": "forget_user", "user_id": event["user_id"], "timestamp_ms": event["timestamp_ms"]},
+]
+"""What may come of an event a while later."""
+WEIGHTS = [10, 5, 5, 5, 1]
 
 
 def send_steadily(place, events, seconds):
@@ -55,7 +67,8 @@ class Watcher(threading.Thread):
     def __init__(self, place, events):
         super().__init__(daemon=True)
         self.place = place
-        self.n_rated = {"u": Counter(event["user_id"] for event in events), "i": Counter(event["item_id"] for event in events)}
+        ratings = [event for event in events if "rating" in event]
+        self.n_rated = {"u": Counter(event["user_id"] for event in ratings), "i": Counter(event["item_id"] for event in ratings)}
         self.keys = [user_key(place.model, name) for name, _ in self.n_rated["u"].most_common(60)]
         self.keys += [item_key(place.model, name) for name, _ in self.n_rated["i"].most_common(60)]
         self.seen, self.wrong, self.n_looks, self.enough = {}, [], 0, False
@@ -90,7 +103,7 @@ class Watcher(threading.Thread):
         self.expect((magic, layout, dtype, flags, rank, zero) == (b"FSE1", 1, 1, 0, RANK, 0), f"{key}: header {value[:40]!r}")
         self.expect(np.isfinite(np.frombuffer(value, "<f4", offset=40)).all(), f"{key}: numbers")
         side, _, name = key.partition("}:")[2].partition(":")
-        self.expect(0 < n_ratings <= self.n_rated[side][name], f"{key}: {n_ratings} ratings")
+        self.expect(0 <= n_ratings <= self.n_rated[side][name], f"{key}: {n_ratings} ratings")
         version, before = (epoch, position), self.seen.get(key, ((0, 0), b""))
         self.expect(version >= before[0], f"{key}: from {before[0]} back to {version}")
         self.expect(version != before[0] or value == before[1], f"{key}: two values of version {version}")
