@@ -3,7 +3,9 @@
 import pytest
 import redis
 
+from factorstream import Reader
 from factorstream.fence import unpack_fence
+from factorstream.keys import block_key, blocks_key, fence_key, item_key, meta_key, seen_key, user_key
 from tests.integration.real_worker import PrivateRedis, await_true, check_all, rate, rates
 
 
@@ -142,4 +144,27 @@ def test_a_redis_that_is_full_is_like_one_that_is_away(make_place, private_redis
         client.config_set("maxmemory", 0)
     worker.has_learned(200)
     worker.stop().settled()
+    check_all(place)
+
+
+IDS = ["0111161", "111161", "ü", "a b", "a:b{c}*", "x" * 256, "😀" * 64, "\n", "\x7f", "-0", "1e5", '"', "\\", "'; --", "u:1"]
+
+
+def test_ids_of_every_kind_are_found_by_readers_in_any_number_of_buckets(place):
+    times = iter(range(1_600_000_000_000, 1_700_000_000_000))
+    place.send(
+        {"user_id": user, "item_id": item, "rating": len(user + item) % 5, "timestamp_ms": next(times)}
+        for user in IDS
+        for item in IDS
+    )
+    for n_buckets in (1, 3, 2):
+        assert place.run(redis_n_buckets=n_buckets).settled()["n_pending"] == 0
+        found = {key.decode() for key in place.redis.scan_iter(f"fs:{{{place.model}.*", count=10_000)}
+        wanted = {key(place.model, name, n_buckets) for name in IDS for key in (user_key, item_key, seen_key)}
+        wanted |= {fence_key(place.model, bucket) for bucket in range(n_buckets)}
+        assert found == wanted | {meta_key(place.model), blocks_key(place.model), block_key(place.model, 0, n_buckets)}
+        with Reader(place.redis_url, place.model) as reader:
+            assert [reader.user(name).n_ratings for name in IDS] == [len(IDS)] * len(IDS)
+            assert [name for name, _ in reader.top_n("nobody", len(IDS))] != []
+            assert reader.top_n("ü", 10) == [], "seen them all"
     check_all(place)
