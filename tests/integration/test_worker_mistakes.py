@@ -116,17 +116,18 @@ def test_after_all_that_the_worker_goes_on(learned_place):
 # --- the log is another one
 
 
-def test_a_recreated_topic_ends_a_running_worker_and_the_next(used_place):
-    worker = used_place.start(kafka_timeout_s=2)
-    worker.said("running")
-    used_place.log.delete()
-    used_place.log.create(3)
-    used_place.send(rates(2, 2))
-    worker.ended().refused(1, used_place.topic, "checkpoint.dir")
-    used_place.run().refused(1, "topic id", "not the one", "checkpoint.dir", "redis.replace = true")
-    used_place.folder = used_place.folder.with_name("anew")
-    assert used_place.run(redis_replace=True).settled()["n_accepted"] == 4
-    check_all(used_place)
+def test_a_recreated_topic_ends_a_running_worker_and_the_next(place):
+    place.send(rates(5, 5))
+    worker = place.start(kafka_timeout_s=2)
+    worker.has_learned(25)
+    place.log.delete()
+    place.log.create(3)
+    place.send(rates(2, 2))
+    worker.ended().refused(1, place.topic, "checkpoint.dir")
+    place.run().refused(1, "topic id", "not the one", "checkpoint.dir", "redis.replace = true")
+    place.folder = place.folder.with_name("anew")
+    assert place.run(redis_replace=True).settled()["n_accepted"] == 4
+    check_all(place)
 
 
 def test_offsets_that_the_broker_no_longer_has_are_an_error_until_they_are_given_up(make_place):
