@@ -243,16 +243,12 @@ class Place:
     def truth(self):
         """Read the whole topic; apply last write wins. The test's own words of the contract, not the worker's code."""
         records = sorted(self.log.records(self.topic), key=lambda record: (record.partition, record.offset))
-        return Truth.of([json.loads(record.value) for record in records])
+        return Truth.of([json.loads(record.value) for record in records], ends_of(records))
 
     @property
     def ends(self):
         """Partition → its end, where there are records."""
-        records = self.log.records(self.topic)
-        ends = Counter()
-        for record in records:
-            ends[record.partition] = max(ends[record.partition], record.offset + 1)
-        return dict(ends)
+        return ends_of(self.log.records(self.topic))
 
     # --- what the worker left
 
@@ -272,6 +268,14 @@ class Place:
         return {partition: offset for partition, offset in self.log.committed.items() if offset}
 
 
+def ends_of(records):
+    """Return partition → the end of its *records*."""
+    ends = Counter()
+    for record in records:
+        ends[record.partition] = max(ends[record.partition], record.offset + 1)
+    return dict(ends)
+
+
 @dataclass
 class Truth:
     """What must be learned of a log."""
@@ -280,9 +284,11 @@ class Truth:
     """(user, item) → time, rating."""
     n_accepted: int
     """Events that apply; among them forgettings of somebody who is known."""
+    ends: dict
+    """Partition → the log's end, where it has records."""
 
     @classmethod
-    def of(cls, events):
+    def of(cls, events, ends):
         held, floors, known, n_accepted = {}, defaultdict(int), set(), 0
         for event in events:
             user, time_ms, kind = event["user_id"], event["timestamp_ms"], event.get("type", "rate")
@@ -300,7 +306,7 @@ class Truth:
                     held[pair] = write
                     n_accepted += 1
         rated = {pair: (time_ms, rating) for pair, (time_ms, unrated, rating) in held.items() if not unrated}
-        return cls(rated, n_accepted)
+        return cls(rated, n_accepted, ends)
 
     def by(self, side):
         """Return id → its ratings, as (time, other id, rating); *side* 0 for users, 1 for items."""
@@ -316,7 +322,7 @@ def check_checkpoint(place, truth):
     facts = checkpoint.facts
     assert facts.n_accepted == truth.n_accepted, "each event that applies is learned exactly once"
     assert facts.n_ratings == len(truth.held)
-    assert facts.offsets == place.ends
+    assert facts.offsets == truth.ends
     users, items = checkpoint.names["users"], checkpoint.names["items"]
     ratings = ratings_of(checkpoint.base, checkpoint.journal, facts.n_users, facts.n_items).entries()
     columns = (column.tolist() for column in ratings)
@@ -374,7 +380,7 @@ def check_all(place):
     """Assert that the log, the checkpoint, Redis and the committed offsets say the same; return the log's truth."""
     truth = place.truth()
     check_redis(place, check_checkpoint(place, truth), truth)
-    assert place.offsets_left() == place.ends
+    assert place.offsets_left() == truth.ends
     return truth
 
 

@@ -71,10 +71,12 @@ def test_only_the_newest_are_kept_and_nothing_else_lies_about(folder, store):
 @contextmanager
 def full_disk(n_bytes):
     """Refuse files longer than *n_bytes*."""
-    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    usual, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, most))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (usual, most))
 
 
 @pytest.mark.parametrize("n_bytes", [0, 130, 150, 500])
