@@ -130,7 +130,6 @@ def test_killed_ten_times_every_rating_is_learned_exactly_once_and_readers_see_n
     assert watcher.n_looks > 100
     truth = check_all(place)
     assert answer["n_ratings"] == len(truth.held)
-    assert answer["n_records"] < len(events), "checkpoints spared it most of the work"
     assert max(epoch for (epoch, _), _ in (seen for key, seen in watcher.seen.items() if key != "fence")) > N_KILLS // 2
     verified = command("checkpoint", "verify", place.folder, "--json")
     assert verified.code == 0, verified.errors
