@@ -13,6 +13,7 @@ import signal
 import subprocess
 import time
 from contextlib import contextmanager
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -31,7 +32,9 @@ N_HELD = 1_000_000
 PROBE_EVERY, N_PROBE_USERS = 50, 200
 BURST_S = 0.005
 WARM_UP_S = 5.0
-PAUSE_S = 0.0005
+PAUSE_S = 0.001
+ASKED_AT_ONCE = 32
+"""Probes of which the reader asks, the oldest under way: asking for all of many would be a load of its own."""
 PATIENCE_S = 20.0
 MODEL = "bench-freshness"
 SETTINGS = ("checkpoint.interval_s=2", "checkpoint.keep=1000", f"model.name={MODEL}")
@@ -115,19 +118,20 @@ def watch(client, sent_s, producer):
     while first < len(sent_s):
         while stop < len(sent_s) and sent_s[stop]:
             stop += 1
-        under_way = [probe for probe in range(first, stop) if not seen_s[probe]]
-        if under_way:
-            values = client.mget([keys[probe % N_PROBE_USERS] for probe in under_way])
-            now_s = time.monotonic()
-            for probe, value in zip(under_way, values, strict=True):
-                if value is not None and read_header(value).n_ratings > probe // N_PROBE_USERS:
-                    seen_s[probe] = now_s
+        asked = list(islice((probe for probe in range(first, stop) if not seen_s[probe]), ASKED_AT_ONCE))
+        values = client.mget([keys[probe % N_PROBE_USERS] for probe in asked]) if asked else []
+        now_s = time.monotonic()
+        for probe, value in zip(asked, values, strict=True):
+            if value is not None and read_header(value).n_ratings > probe // N_PROBE_USERS:
+                seen_s[probe] = now_s
+        before = first
         while first < stop and seen_s[first]:
             first += 1
         if not producer.is_alive():
             until_s = until_s or time.monotonic() + PATIENCE_S
-            assert time.monotonic() < until_s, f"{len(under_way)} probes never became readable"
-        time.sleep(PAUSE_S)
+            assert time.monotonic() < until_s, f"{len(sent_s) - first} probes never became readable"
+        if first == before:
+            time.sleep(PAUSE_S)
     return seen_s
 
 
