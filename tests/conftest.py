@@ -5,6 +5,7 @@ processes is started for the session. Services that do not start fail the tests 
 """
 
 import os
+import signal
 import uuid
 
 import pytest
@@ -15,6 +16,9 @@ from factorstream.worker.local import services
 
 settings.register_profile("patient", deadline=None)  # the first example of a test may compile, and cores are shared
 settings.load_profile("patient")
+
+# A shell that starts tests in the background has them ignore Ctrl-C, and every process they start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -114,7 +114,7 @@ class KafkaSource:
         self._identity, partitions = self._examine()
         check_identity(self._identity, known)
         self._connect(partitions)
-        self._resume(at, self._group.share(partitions))
+        self._resume(at, partitions)
         return self._identity
 
     def _examine(self) -> tuple[SourceIdentity, list[int]]:
@@ -167,9 +167,10 @@ class KafkaSource:
         partitions = frozenset(metadata.partitions_for_topic(self._topic) or ())
         self._heard = Heard(time.monotonic(), str(metadata.topic_id(self._topic) or ""), partitions)
 
-    def _resume(self, at: Offsets, share: Sequence[int]) -> None:
-        """Assign *share* and set each partition's next offset. Raises `LostOffsets`."""
-        first, end = self._bounds(sorted({*share, *at}.intersection(self._heard.partitions)))
+    def _resume(self, at: Offsets, partitions: Sequence[int]) -> None:
+        """Assign this worker's share of *partitions* and set each one's next offset. Raises `LostOffsets`."""
+        share = self._group.share(partitions)
+        first, end = self._bounds(sorted({*share, *at}.intersection(partitions)))
         for partition in at:
             if not first.get(partition, 0) <= at[partition] <= end.get(partition, 0):
                 self._lose(partition, at[partition], first.get(partition, 0), end.get(partition, 0))
