@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorstream.worker.history import History
-from factorstream.worker.learn.learner import Events, Learner
-from factorstream.worker.model.journal import Kind
+from factorstream.worker.learn.learner import Learner
+from factorstream.worker.model.journal import Events, Kind
 from factorstream.worker.model.model import Model
 
 CHUNK = 5_000

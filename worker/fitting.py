@@ -17,7 +17,7 @@ from factorstream.worker.learn.als import solve
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.model.level import Level
 from factorstream.worker.model.model import ITEMS, USERS, Model
-from factorstream.worker.model.ratings import Entries, Ratings
+from factorstream.worker.model.ratings import Held, Ratings
 
 Method = Literal["als", "sgd"]
 
@@ -48,13 +48,13 @@ class Iteration:
 class Split:
     """Pairs to learn from and pairs to ask about, each ascending by (user, item)."""
 
-    training: Entries
-    holdout: Entries
+    training: Held
+    holdout: Held
 
 
 def last_writes(
     user_rows: NDArray[np.int32], item_rows: NDArray[np.int32], ratings: NDArray[np.float32], timestamps_ms: NDArray[np.int64]
-) -> Entries:
+) -> Held:
     """Return what the pairs of a history hold in the end: of several ratings of one pair the last."""
     store = Ratings()
     store.grow(int(user_rows.max()) + 1, int(item_rows.max()) + 1)
@@ -65,7 +65,7 @@ def last_writes(
     return store.entries()
 
 
-def split(entries: Entries, holdout: float, seed: int) -> Split:
+def split(entries: Held, holdout: float, seed: int) -> Split:
     """Hold out the share *holdout* of *entries*, drawn without replacement from *seed*."""
     n = len(entries.ratings)
     held_out = np.zeros(n, bool)
@@ -73,11 +73,11 @@ def split(entries: Entries, holdout: float, seed: int) -> Split:
     return Split(_taken(entries, ~held_out), _taken(entries, held_out))
 
 
-def _taken(entries: Entries, chosen: NDArray[np.bool_]) -> Entries:
-    return Entries(entries.user_rows[chosen], entries.item_rows[chosen], entries.ratings[chosen], entries.timestamps_ms[chosen])
+def _taken(entries: Held, chosen: NDArray[np.bool_]) -> Held:
+    return Held(entries.user_rows[chosen], entries.item_rows[chosen], entries.ratings[chosen], entries.timestamps_ms[chosen])
 
 
-def prepare(model: Model, training: Entries, kernels: Kernels, learning: Learning, n_users: int, n_items: int) -> None:
+def prepare(model: Model, training: Held, kernels: Kernels, learning: Learning, n_users: int, n_items: int) -> None:
     """Give *model*, which is new, the ratings, their level, and first factors; rows without ratings are zero: their prior."""
     never = np.iinfo(np.int64).min
     model.ratings = Ratings.from_entries(training, user_floor_ms=np.full(n_users, never), item_floor_ms=np.full(n_items, never))
@@ -125,7 +125,7 @@ def fit(
         yield Iteration(value, seconds, rmse(model, parts.holdout))
 
 
-def objective(model: Model, learning: Learning, training: Entries) -> float:
+def objective(model: Model, learning: Learning, training: Held) -> float:
     """Return ``Σ ½ (x − s)² + Σ ½ λ |·|²``."""
     penalty = learning.penalty(model.level)
     off = _errors(model, training)
@@ -134,7 +134,7 @@ def objective(model: Model, learning: Learning, training: Entries) -> float:
     return 0.5 * float(off @ off) + users + items
 
 
-def rmse(model: Model, held_out: Entries) -> float | None:
+def rmse(model: Model, held_out: Held) -> float | None:
     """Return the root mean square error, predictions clipped to the model's range; None for no ratings."""
     if not len(held_out.ratings):
         return None
@@ -146,7 +146,7 @@ def rmse(model: Model, held_out: Entries) -> float | None:
 def warm_up(rank: int, kernels: Kernels, learning: Learning, method: Method) -> None:
     """Compile, or load, what `fit` runs, on a model that is thrown away."""
     rows = np.arange(64, dtype=np.int32)
-    entries = Entries(rows, rows % 8, (rows % 3).astype(np.float32), np.zeros(64, np.int64))
+    entries = Held(rows, rows % 8, (rows % 3).astype(np.float32), np.zeros(64, np.int64))
     model = Model(rank, 0)
     prepare(model, entries, kernels, learning, 64, 8)
     for _ in fit(model, kernels, learning, Split(entries, entries), method=method, n_iterations=1, seed=0):
@@ -162,7 +162,7 @@ def _level(ratings: NDArray[np.float32], before: Level) -> Level:
     return Level(len(ratings), float(exact.sum()), float(exact @ exact), float(exact.mean()), spread, lowest, highest)
 
 
-def _errors(model: Model, entries: Entries) -> NDArray[np.float64]:
+def _errors(model: Model, entries: Held) -> NDArray[np.float64]:
     return errors(
         model.users.side, model.items.side, entries.user_rows, entries.item_rows, entries.ratings, intercept=model.level.intercept
     )
@@ -184,7 +184,7 @@ def _rates(learning: Learning, level: Level, epoch: int) -> Rates:
 
 
 def _step_all(
-    model: Model, kernels: Kernels, learning: Learning, training: Entries, rates: Rates, random: np.random.Generator
+    model: Model, kernels: Kernels, learning: Learning, training: Held, rates: Rates, random: np.random.Generator
 ) -> None:
     order = random.permutation(len(training.ratings))
     for first in range(0, len(order), BLOCK_VISITS):

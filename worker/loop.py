@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import structlog
 
+from factorstream.worker.checkpoint import Facts, Snapshot
 from factorstream.worker.errors import CheckpointFailed, PublisherUnavailable
 from factorstream.worker.intake import Delivery, Intake
 from factorstream.worker.learn.learner import Learned, Learner
 from factorstream.worker.ports import CheckpointStore, DeadLetters, EventSource, Publisher
 from factorstream.worker.publishing import Drafter
-from factorstream.worker.state import Facts, Snapshot, State
+from factorstream.worker.state import State
 from factorstream.worker.tick import Durable, Published, Tick
 from factorstream.worker.timing import Clock, Every, Stopwatch
 
@@ -303,8 +304,8 @@ class Worker:
             n_unseen=self.state.pending.n_rated(model.users.n, model.items.n),
             n_sweeps=model.sweep.n_sweeps,
             sweep_progress=sweeper.progress(model),
-            n_users=len(self.state.user_ids),
-            n_items=len(self.state.item_ids),
+            n_users=len(self.state.identities.users),
+            n_items=len(self.state.identities.items),
             n_ratings=model.ratings.n_ratings,
             position=model.position,
             epoch=self.state.epoch,

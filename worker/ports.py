@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from factorstream.worker.state import Checkpoint, Snapshot
+    from factorstream.worker.checkpoint import Checkpoint, Snapshot
 
 Offsets = Mapping[int, int]
 """Partition → next offset: the offset of the first record that has *not* been learned."""

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorstream.worker.model.factors import Factors
+from factorstream.worker.pending import RATED, SLOTS, SOLVED
 from factorstream.worker.ports import Block, Embeddings, Publication, SeenItems
-from factorstream.worker.state import RATED, SLOTS, SOLVED, State
+from factorstream.worker.state import State
 from factorstream.worker.timing import Clock
 
 ROWS_AT_ONCE = 10_000
@@ -51,7 +52,7 @@ class Draft:
         pending.oldest_record_ms = None
 
 
-class Turn:
+class Rota:
     """Whose turn it is when more rows changed than one publication takes: it goes round, so that no row waits for ever."""
 
     def __init__(self) -> None:
@@ -71,7 +72,7 @@ class Side:
     """What is next of one side's rows: those with ratings, then some of those that only a sweep changed."""
 
     def __init__(self) -> None:
-        self._rated, self._solved = Turn(), Turn()
+        self._rated, self._solved = Rota(), Rota()
 
     def rows(self, reasons: NDArray[np.uint8], n_solved: int) -> Rows:
         """Return the rows to publish, ascending; at most *n_solved* of those that can wait."""
@@ -89,7 +90,7 @@ class Drafter:
         self._loss = loss
         self._clock = clock
         self._allowance = 0.0
-        self._users, self._items, self._seen_lists = Side(), Side(), Turn()
+        self._users, self._items, self._seen_lists = Side(), Side(), Rota()
         self._last = clock()
 
     def draft(self, state: State, *, everything: bool = False) -> Draft:
@@ -129,18 +130,18 @@ class Drafter:
 
     def _user_embeddings(self, state: State, rows: Rows) -> Embeddings:
         ratings = state.model.ratings
-        names, rows = _alive(state.user_ids.names, rows)
+        names, rows = _alive(state.identities.users.names, rows)
         vectors = _vectors(state.model.users, rows, bias_first=True)
         return Embeddings(names, vectors, ratings.user_counts[rows].astype(np.uint32), ratings.user_newest_ms[rows])
 
     def _item_embeddings(self, state: State, rows: Rows) -> Embeddings:
         ratings = state.model.ratings
-        names, rows = _alive(state.item_ids.names, rows)
+        names, rows = _alive(state.identities.items.names, rows)
         vectors = _vectors(state.model.items, rows, bias_first=False)
         return Embeddings(names, vectors, ratings.item_counts[rows].astype(np.uint32), ratings.item_newest_ms[rows])
 
     def _seen(self, state: State, rows: Rows) -> SeenItems:
-        names, rows = _alive(state.user_ids.names, rows)
+        names, rows = _alive(state.identities.users.names, rows)
         starts, item_rows = state.model.ratings.newest_items(rows.astype(np.int32), self._seen_items)
         return SeenItems(names, starts, item_rows.astype(np.uint32))
 
@@ -154,8 +155,8 @@ class Drafter:
             "link": "identity",
             "intercept": level.intercept,
             "range": None if level.lowest is None or level.highest is None else (level.lowest, level.highest),
-            "n_users": len(state.user_ids),
-            "n_items": len(state.item_ids),
+            "n_users": len(state.identities.users),
+            "n_items": len(state.identities.items),
             "position": model.position,
             "offsets": dict(state.offsets),
         }
@@ -184,7 +185,7 @@ def _block(state: State, number: int) -> Block:
     items = state.model.items
     rows = np.arange(number * SLOTS, min((number + 1) * SLOTS, items.n))
     finite = items.finite(rows)
-    names = state.item_ids.names
+    names = state.identities.items.names
     ids = [names[row] or None if good else None for row, good in zip(rows.tolist(), finite.tolist(), strict=True)]
     vectors = _vectors(items, rows, bias_first=False)
     vectors[~finite] = 0.0

@@ -8,9 +8,10 @@ from typing import TypeVar
 
 import structlog
 
+from factorstream.worker.checkpoint import Facts, Snapshot
 from factorstream.worker.errors import CheckpointMismatch, PublisherUnavailable
 from factorstream.worker.ports import CheckpointStore, EventSource, Publisher, SourceIdentity
-from factorstream.worker.state import Facts, Snapshot, State
+from factorstream.worker.state import State
 
 log = structlog.get_logger()
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from factorstream.worker import kernels
 from factorstream.worker.adapters.files import Damaged, FileCheckpoints, Manifest
+from factorstream.worker.checkpoint import restored_model
 from factorstream.worker.errors import CheckpointDamaged
-from factorstream.worker.learn.learner import Learner
+from factorstream.worker.learn.learner import Learner, new_model
 from factorstream.worker.model.model import Model
-from factorstream.worker.state import restored_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,8 @@ def _origin(checkpoints: FileCheckpoints, chain: list[Manifest]) -> tuple[Model,
 def _empty(manifest: Manifest) -> Model:
     """Return the model that the history began with."""
     facts = manifest.facts
-    return Model(facts.rank, facts.seed, range_=facts.range)
+    first = manifest.journal[0].learning if manifest.journal else facts.learning
+    return new_model(first, facts.rank, facts.seed, facts.range)
 
 
 def _difference(model: Model, expected: Model) -> float:

@@ -21,10 +21,10 @@ from factorstream.worker.config import Settings
 from factorstream.worker.errors import UserMistake
 from factorstream.worker.intake import Intake
 from factorstream.worker.kernels.api import Kernels
-from factorstream.worker.learn.learner import Events, Learner
+from factorstream.worker.learn.learner import Learner, new_model
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.loop import HEARTBEAT_S, Parts
-from factorstream.worker.model.journal import Kind
+from factorstream.worker.model.journal import Events, Kind
 from factorstream.worker.model.model import Model
 from factorstream.worker.publishing import Drafter
 from factorstream.worker.startup import start
@@ -172,7 +172,8 @@ def kernels_of(settings: Settings) -> Kernels:
 
 def fresh_model(settings: Settings) -> Model:
     """Return a model that has learned nothing."""
-    return Model(settings.model.rank, settings.model.seed, range_=(settings.model.rating_min, settings.model.rating_max))
+    range_ = (settings.model.rating_min, settings.model.rating_max)
+    return new_model(learning_of(settings), settings.model.rank, settings.model.seed, range_)
 
 
 def fresh_state(settings: Settings) -> State:
@@ -190,7 +191,7 @@ def fresh_state(settings: Settings) -> State:
 
 def warm_up(learner: Learner, settings: Settings) -> None:
     """Compile, or load, every kernel that learning needs, on a model that is thrown away."""
-    model = Model(settings.model.rank, settings.model.seed)
+    model = new_model(learner.learning, settings.model.rank, settings.model.seed)
     n = 64
     events = Events(
         np.repeat(np.array([Kind.RATE, Kind.UNRATE], np.uint8), n),

@@ -24,12 +24,12 @@ from factorstream.worker.adapters.memory import MemoryDeadLetters, MemoryLog, Me
 from factorstream.worker.cli.run import collect_seldom
 from factorstream.worker.config import load
 from factorstream.worker.intake import Intake
-from factorstream.worker.learn.learner import Events
 from factorstream.worker.local import generated
 from factorstream.worker.loop import Parts, run
+from factorstream.worker.model.journal import Events
+from factorstream.worker.pending import Pending
 from factorstream.worker.publishing import Drafter
 from factorstream.worker.startup import snapshooter
-from factorstream.worker.state import Pending
 from factorstream.worker.timing import Every
 from factorstream.worker.wiring import fresh_state, learner_of, wall_ms
 from tests.benchmarks.live import fresh_worker, new_topic, running
@@ -101,8 +101,8 @@ def rows_without_history(settings):
     state = fresh_state(settings)
     learner = learner_of(settings)
     rows = np.arange(N_USERS, dtype=np.int32)
-    state.user_ids.rows([f"u{row}" for row in range(N_USERS)])
-    state.item_ids.rows([f"m{row}" for row in range(N_ITEMS)])
+    state.identities.users.rows([f"u{row}" for row in range(N_USERS)])
+    state.identities.items.rows([f"m{row}" for row in range(N_ITEMS)])
     for _ in learn(state, learner, rows, rows % N_ITEMS, (rows % 5 + 1).astype(np.float32)):
         pass
     return state
@@ -171,8 +171,8 @@ def restarts(n_ratings):
         source.close()
         drawn = generated.ratings(n_ratings, n_ratings // 40, n_ratings // 200)
         state, learner = fresh_state(settings), learner_of(settings)
-        state.user_ids.rows([f"u{row}" for row in range(n_ratings // 40)])
-        state.item_ids.rows([f"m{row}" for row in range(n_ratings // 200)])
+        state.identities.users.rows([f"u{row}" for row in range(n_ratings // 40)])
+        state.identities.items.rows([f"m{row}" for row in range(n_ratings // 200)])
         checkpoints = opened(setting(command, "checkpoint.dir"))
         for _ in learn(state, learner, drawn.users, drawn.items, drawn.ratings):
             save(checkpoints, state, identity)

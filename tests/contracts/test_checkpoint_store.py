@@ -5,12 +5,12 @@ import pytest
 
 from factorstream.worker.adapters.files import FileCheckpoints
 from factorstream.worker.adapters.memory_checkpoints import MemoryCheckpoints, MemoryFolder
+from factorstream.worker.checkpoint import Facts, Snapshot
 from factorstream.worker.errors import CheckpointsLocked
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.model.journal import ENTRY
 from factorstream.worker.model.level import Level
 from factorstream.worker.model.model import Sweep
-from factorstream.worker.state import Facts, Snapshot
 
 LEARNING = Learning(None, 0.05, 0.0, 8, None, None, 2.5, False, 8.0, 20_000)
 

@@ -26,7 +26,7 @@ from factorstream.seen import unpack_seen
 from factorstream.worker.adapters.files import FileCheckpoints
 from factorstream.worker.local import processes
 from factorstream.worker.local import redis as local_redis
-from factorstream.worker.state import ratings_of
+from factorstream.worker.model.journal import ratings_of
 from tests.contracts.kafka_log import KafkaLog
 
 COMMAND = [sys.executable, "-m", "factorstream.worker.cli.main"]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from factorstream.worker.state import ratings_of
+from factorstream.worker.model.journal import ratings_of
 from tests.integration.real_worker import await_true, command, rate, rates
 
 ALICE = "alice-who-wants-to-be-forgotten"

@@ -56,8 +56,8 @@ def test_readers_end_with_exactly_the_rows_of_the_model(log, crashes, max_record
     embeddings = published(world)
     model = state.model
     for side, ids, counts, factors in (
-        ("user", state.user_ids, model.ratings.user_counts, model.users),
-        ("item", state.item_ids, model.ratings.item_counts, model.items),
+        ("user", state.identities.users, model.ratings.user_counts, model.users),
+        ("item", state.identities.items, model.ratings.item_counts, model.items),
     ):
         for name, row in ids.items():
             if (side, name) in embeddings or counts[row]:

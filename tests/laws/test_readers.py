@@ -18,7 +18,10 @@ SETTINGS = settings_of()
 
 def assert_published(state, world):
     embeddings = published(world)
-    for side, ids, factors in (("user", state.user_ids, state.model.users), ("item", state.item_ids, state.model.items)):
+    for side, ids, factors in (
+        ("user", state.identities.users, state.model.users),
+        ("item", state.identities.items, state.model.items),
+    ):
         for name, row in ids.items():
             if (side, name) in embeddings:
                 assert embeddings.pop((side, name)).vector.tolist() == factors.factors[row].tolist()
@@ -92,8 +95,8 @@ def test_numbers_that_are_not_finite_stay_away_from_readers_and_heal():
         pass
     good = published(world)
     assert ("item", "i1") in good
-    state.model.items.factors[state.item_ids["i1"]] = np.nan
-    state.pending.add_items(np.array([state.item_ids["i1"]], np.int32))
+    state.model.items.factors[state.identities.items["i1"]] = np.nan
+    state.pending.add_items(np.array([state.identities.items["i1"]], np.int32))
     list(Worker(state, parts).settle())
     assert published(world)["item", "i1"].vector.tolist() == good["item", "i1"].vector.tolist()
     while state.model.sweep.n_sweeps < 2:  # a whole sweep solves the row again

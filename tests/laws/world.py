@@ -126,7 +126,7 @@ def held(state):
     """Return the ratings held, by id: ``{(user_id, item_id): (rating, time)}``, tombstones left out."""
     users, items, ratings, times = state.model.ratings.entries()
     return {
-        (state.user_ids.names[user], state.item_ids.names[item]): (rating, time)
+        (state.identities.users.names[user], state.identities.items.names[item]): (rating, time)
         for user, item, rating, time in zip(users.tolist(), items.tolist(), ratings.tolist(), times.tolist(), strict=True)
         if not np.isnan(rating)
     }

@@ -9,11 +9,11 @@ from factorstream.worker import fitting, kernels
 from factorstream.worker.config import load
 from factorstream.worker.local import generated
 from factorstream.worker.model.model import Model
-from factorstream.worker.model.ratings import Entries
+from factorstream.worker.model.ratings import Held
 from factorstream.worker.wiring import learning_of
 
 CPU = kernels.select("cpu")
-NONE = Entries(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0, np.int64))
+NONE = Held(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0, np.int64))
 
 
 def told(*assignments):
@@ -27,7 +27,7 @@ def histories(draw):
     pairs = draw(st.lists(st.tuples(st.integers(0, n_users - 1), st.integers(0, n_items - 1)), min_size=1, unique=True))
     users, items = (np.array(side, np.int32) for side in zip(*sorted(pairs), strict=True))
     ratings = np.array(draw(st.lists(st.integers(1, 5), min_size=len(pairs), max_size=len(pairs))), np.float32)
-    return Entries(users, items, ratings, np.zeros(len(pairs), np.int64)), n_users, n_items
+    return Held(users, items, ratings, np.zeros(len(pairs), np.int64)), n_users, n_items
 
 
 def prepared(history, learning, rank=3):
@@ -82,7 +82,7 @@ def test_steps_and_solves_end_at_one_objective():
 @given(st.integers(0, 200), st.floats(0, 0.99), st.integers(0, 2**40))
 def test_a_split_parts_the_pairs_by_the_seed_alone(n, holdout, seed):
     rows = np.arange(n, dtype=np.int32)
-    entries = Entries(rows, rows, rows.astype(np.float32), rows.astype(np.int64))
+    entries = Held(rows, rows, rows.astype(np.float32), rows.astype(np.int64))
     parts, again = fitting.split(entries, holdout, seed), fitting.split(entries, holdout, seed)
     assert len(parts.holdout.ratings) == round(holdout * n)
     assert sorted([*parts.training.user_rows, *parts.holdout.user_rows]) == rows.tolist()
@@ -97,8 +97,8 @@ def test_of_several_ratings_of_a_pair_the_last_counts():
 
 @pytest.mark.parametrize("method", ["als", "sgd"])
 def test_an_unknown_id_is_predicted_by_its_prior(method):
-    training = Entries(*(np.array(c, k) for c, k in (([0, 1], "i4"), ([0, 0], "i4"), ([1, 5], "f4"), ([0, 0], "i8"))))
-    holdout = Entries(*(np.array(c, k) for c, k in (([2], "i4"), ([1], "i4"), ([4], "f4"), ([0], "i8"))))
+    training = Held(*(np.array(c, k) for c, k in (([0, 1], "i4"), ([0, 0], "i4"), ([1, 5], "f4"), ([0, 0], "i8"))))
+    holdout = Held(*(np.array(c, k) for c, k in (([2], "i4"), ([1], "i4"), ([4], "f4"), ([0], "i8"))))
     learning = told()
     model = prepared((training, 3, 2), learning)
     [step] = steps(model, learning, training, method, 1, holdout)
@@ -106,7 +106,7 @@ def test_an_unknown_id_is_predicted_by_its_prior(method):
 
 
 def test_predictions_are_clipped_to_the_training_ratings():
-    one = Entries(*(np.array(c, k) for c, k in (([0, 0], "i4"), ([0, 1], "i4"), ([5, 5], "f4"), ([0, 0], "i8"))))
+    one = Held(*(np.array(c, k) for c, k in (([0, 0], "i4"), ([0, 1], "i4"), ([5, 5], "f4"), ([0, 0], "i8"))))
     model = prepared((one, 1, 2), told())
     model.users.biases[:] = 9.0
     assert fitting.rmse(model, one) == 0.0

@@ -28,11 +28,11 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from factorstream.worker.checkpoint import NAMES_IN_CHUNK, Checkpoint, Facts, Snapshot
 from factorstream.worker.errors import CheckpointDamaged, CheckpointFailed, CheckpointMismatch, CheckpointsLocked
 from factorstream.worker.learn.settings import Learning
-from factorstream.worker.model.journal import ENTRY, Entries
+from factorstream.worker.model.journal import ENTRY, Entries, ratings_of
 from factorstream.worker.ports import Written
-from factorstream.worker.state import NAMES_IN_CHUNK, Checkpoint, Facts, Snapshot, ratings_of
 
 log = structlog.get_logger()
 

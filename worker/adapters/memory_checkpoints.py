@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from factorstream.worker.checkpoint import NAMES_IN_CHUNK, Checkpoint, Snapshot
 from factorstream.worker.errors import CheckpointsLocked
 from factorstream.worker.model.journal import ENTRY
 from factorstream.worker.ports import Written
-from factorstream.worker.state import NAMES_IN_CHUNK, Checkpoint, Snapshot
 
 
 @dataclass(slots=True)

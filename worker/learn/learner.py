@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,36 +12,13 @@ from factorstream.worker.kernels.api import F32, Batch, Kernels
 from factorstream.worker.learn.als import solve
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.learn.sweeper import Solved, Sweeper
-from factorstream.worker.model.journal import ENTRY, Entries, Kind
-from factorstream.worker.model.model import ITEMS, USERS, Model
+from factorstream.worker.model.journal import ENTRY, Entries, Events, Kind
+from factorstream.worker.model.model import ITEMS, USERS, Model, Part
 from factorstream.worker.model.ratings import Accepted
 
 MOST = np.iinfo(np.int64).max
 REPLAYED_AT_ONCE = 5_000
 """Entries handed over at once; it changes nothing but the time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Events:
-    """Events as columns of one length, ids resolved to rows; -1 and NaN where a kind has no such field."""
-
-    kinds: NDArray[np.uint8]
-    user_rows: NDArray[np.int32]
-    item_rows: NDArray[np.int32]
-    ratings: F32
-    timestamps_ms: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.kinds)
-
-    def __getitem__(self, part: slice) -> Events:
-        return Events(self.kinds[part], self.user_rows[part], self.item_rows[part], self.ratings[part], self.timestamps_ms[part])
-
-    @classmethod
-    def of_entries(cls, entries: Entries) -> Events:
-        """Return journal *entries* as the events that they were."""
-        columns = (np.ascontiguousarray(entries[name]) for name in ("kind", "user", "item", "rating", "time"))
-        return cls(*columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +40,24 @@ class Learned:
     """The block that fell due at the end of the part."""
 
 
+def new_model(learning: Learning, rank: int, seed: int, range_: tuple[float | None, float | None] = (None, None)) -> Model:
+    """Return a model that has learned nothing but the *range_* of ratings, where that is configured, with *learning*'s parts."""
+    model = Model(rank, seed, range_=range_)
+    adopt(learning, model)
+    return model
+
+
+def adopt(learning: Learning, model: Model) -> None:
+    """Give *model* the parts that *learning* needs: those it has stay as they are, others start anew or go."""
+    wanted = parts_of(learning, model.rank)
+    model.parts = {name: model.parts.get(name) or new() for name, new in wanted.items()}
+
+
+def parts_of(learning: Learning, rank: int) -> Mapping[str, Callable[[], Part]]:
+    """Return what makes each part that *learning* needs, by name."""
+    return {}
+
+
 class Learner:
     """Accept, step, solve. The only writer of a model.
 
@@ -77,6 +72,7 @@ class Learner:
 
     def learn(self, model: Model, events: Events) -> Iterator[Learned]:
         """Learn from *events* in order; yield after each part. All of it must be drawn."""
+        adopt(self.learning, model)
         model.ratings.grow(int(events.user_rows.max(initial=-1)) + 1, int(events.item_rows.max(initial=-1)) + 1)
         start = 0
         for at in np.append(np.flatnonzero(events.kinds >= Kind.FORGET_USER), len(events)):

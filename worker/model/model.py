@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from factorstream.worker.model.factors import Factors
 from factorstream.worker.model.level import Level
@@ -13,6 +16,10 @@ from factorstream.worker.model.ratings import Ratings
 
 USERS, ITEMS = 0, 1
 """The two sides, as numbers: streams of the counter hash, and the side that the sweep is on."""
+
+
+PARAMETERS = ("users.factors", "users.biases", "items.factors", "items.biases")
+"""Names of what `Model.parameters` returns."""
 
 
 @dataclass(slots=True)
@@ -33,8 +40,18 @@ class Sweep:
     """Ratings accepted at the end of the last whole sweep."""
 
 
+class Part(Protocol):
+    """What a learner remembers beside factors and ratings: a function of the journal, as all of the model is."""
+
+    def tables(self) -> Mapping[str, NDArray[Any]]:
+        """Return all of it as named arrays; views of what is in use, whose first dimension may grow."""
+
+    def restore(self, tables: Mapping[str, NDArray[Any]]) -> None:
+        """Become what `tables` once returned; copies."""
+
+
 class Model:
-    """Factors, ratings, level and sweep. Changed only by `learn`; owned by the loop's thread."""
+    """Factors, ratings, level, sweep, and the parts a learner adds. Changed only by `learn`; owned by the loop's thread."""
 
     def __init__(
         self,
@@ -50,6 +67,8 @@ class Model:
         self.ratings = ratings or Ratings()
         self.level = Level.of_range(*range_)
         self.sweep = Sweep()
+        self.parts: dict[str, Part] = {}
+        """By name; which there are follows from the settings learned with (`learn.learner.new_model`)."""
         self.n_accepted = 0
         self.n_blocks = 0
 
@@ -66,11 +85,43 @@ class Model:
     def state_hash(self) -> str:
         """Return SHA-256 over all that the journal determines, in canonical order; the same bits give the same hash."""
         digest = hashlib.sha256(repr((self.n_accepted, self.n_blocks, asdict(self.level), asdict(self.sweep))).encode())
-        for array in (*self.parameters(), *self.ratings.entries()):
+        for array in (*self.parameters(), *self._part_tables().values(), *self.ratings.entries()):
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
-    def parameters(self) -> tuple[np.typing.NDArray[np.float32], ...]:
+    def tables(self) -> dict[str, NDArray[Any]]:
+        """Return what a checkpoint holds of it besides the ratings, by name; views."""
+        ratings = self.ratings
+        return {
+            **dict(zip(PARAMETERS, self.parameters(), strict=True)),
+            "users.newest_ms": ratings.user_newest_ms,
+            "items.newest_ms": ratings.item_newest_ms,
+            "users.floor_ms": ratings.user_floor_ms,
+            "items.floor_ms": ratings.item_floor_ms,
+            **self._part_tables(),
+        }
+
+    def restore(self, tables: Mapping[str, NDArray[Any]]) -> None:
+        """Take what `tables` once returned; the ratings are there already. A part that the tables lack stays new."""
+        self.users.restore(tables["users.factors"], tables["users.biases"])
+        self.items.restore(tables["items.factors"], tables["items.biases"])
+        ratings = self.ratings
+        for live, newest_ms in (
+            (ratings.user_newest_ms, tables["users.newest_ms"]),
+            (ratings.item_newest_ms, tables["items.newest_ms"]),
+        ):
+            live[: len(newest_ms)] = newest_ms
+        ratings.raise_user_floors(np.arange(len(tables["users.floor_ms"])), tables["users.floor_ms"])
+        ratings.raise_item_floors(np.arange(len(tables["items.floor_ms"])), tables["items.floor_ms"])
+        for name, part in self.parts.items():
+            own = {key.removeprefix(f"{name}."): table for key, table in tables.items() if key.startswith(f"{name}.")}
+            if own:
+                part.restore(own)
+
+    def _part_tables(self) -> dict[str, NDArray[Any]]:
+        return {f"{name}.{key}": table for name, part in self.parts.items() for key, table in part.tables().items()}
+
+    def parameters(self) -> tuple[NDArray[np.float32], ...]:
         """Return users' factors and biases, then items'; views."""
         return self.users.factors, self.users.biases, self.items.factors, self.items.biases
 

@@ -38,7 +38,7 @@ class Accepted:
         return len(self.event_index)
 
 
-class Entries(NamedTuple):
+class Held(NamedTuple):
     """All pairs, ascending by (user, item): the canonical content of a store."""
 
     user_rows: I32
@@ -216,18 +216,18 @@ class Ratings:
         read_newest_of_all(self._store, user_rows, limit, newest.starts, newest.item_rows, np.empty(room, np.int64))
         return newest
 
-    def entries(self, first_user: int = 0, stop_user: int | None = None) -> Entries:
+    def entries(self, first_user: int = 0, stop_user: int | None = None) -> Held:
         """Return all pairs of the users from *first_user* to before *stop_user*, tombstones included; copies."""
         stop = self.n_users if stop_user is None else min(stop_user, self.n_users)
         n = count_pairs(self._store, first_user, stop)
-        entries = Entries(np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.float32), np.empty(n, np.int64))
+        entries = Held(np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.float32), np.empty(n, np.int64))
         n = read_pairs(self._store, first_user, stop, *entries)
-        return Entries(entries.user_rows[:n], entries.item_rows[:n], entries.ratings[:n], entries.timestamps_ms[:n])
+        return Held(entries.user_rows[:n], entries.item_rows[:n], entries.ratings[:n], entries.timestamps_ms[:n])
 
     @classmethod
     def from_entries(
         cls,
-        entries: Entries,
+        entries: Held,
         *,
         user_floor_ms: I64,
         item_floor_ms: I64,

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from factorstream.worker.model.ratings import Accepted, Entries, Histories, Newest
+from factorstream.worker.model.ratings import Accepted, Held, Histories, Newest
 
 NEVER = np.iinfo(np.int64).min
 
@@ -87,7 +87,7 @@ class ReferenceRatings:
 
     def entries(self):
         pairs = sorted((*pair, *held) for pair, held in self.pairs.items())
-        return Entries(
+        return Held(
             *(np.array([pair[k] for pair in pairs], kind) for k, kind in enumerate((np.int32, np.int32, np.float32, np.int64)))
         )
 
