@@ -120,6 +120,10 @@ class Worker:
     """Until when nothing more is published while many records wait."""
     records_at_s: float = -QUIET_S
     """When records came last."""
+    strangers: Iterator[int] | None = None
+    """The removal of keys that belong to nobody, while it goes on."""
+    n_strangers: int = 0
+    """Keys that it has removed."""
 
     def turn(self) -> Tick:
         """Do one turn."""
@@ -135,9 +139,10 @@ class Worker:
         if not turn.delivery.n_records:
             with watch.stage("sweep"):
                 self._sweep_idly(turn)
-        if not self._until_publication() and (self._unpublished() or parts.heartbeat_every.due()):
-            with watch.stage("publish"):
+        with watch.stage("publish"):
+            if not self._until_publication() and (self._unpublished() or parts.heartbeat_every.due()):
                 self._publish(turn)
+            self._remove_strangers(turn)
         with watch.stage("checkpoint"):
             self._checkpoint(turn)
         return self._tick(turn)
@@ -149,6 +154,8 @@ class Worker:
         self._end_checkpoint(turn)
         turn.checkpoint_failed = False  # what counts now is the last one
         while self._publish(turn, everything=True) and self._unpublished():
+            pass
+        while self._remove_strangers(turn):
             pass
         self._begin_checkpoint(turn)
         self.parts.checkpoints.wait()
@@ -165,7 +172,7 @@ class Worker:
 
     def _patience(self) -> float:
         """Return how long to wait for records: not at all while there is something better to do."""
-        if self._idle_work():
+        if self.strangers is not None or self._idle_work():
             return 0.0
         waits = [LONGEST_POLL_S, self.parts.checkpoint_every.left()]
         if self._unpublished():
@@ -234,21 +241,32 @@ class Worker:
         self.rest_until_s = began + (1 + PUBLISHING_SHARE) * seconds
         self.parts.heartbeat_every.again()
         written = draft.publication
-        self._remove_strangers()
         turn.published = Published(len(written.users.ids), len(written.items.ids), len(written.blocks), seconds, oldest)
         return True
 
-    def _remove_strangers(self) -> None:
-        """Once everything is published anew, remove this model's other keys: another journal's, or a restored Redis's."""
+    def _remove_strangers(self, turn: Turn) -> bool:
+        """Once everything is published anew, remove this model's other keys: another journal's, or a restored Redis's.
+
+        That begins after a publication and goes on for some keys a turn; return whether there is more to do.
+        """
         renewal = self.state.pending.renewal
-        if renewal is not None and renewal.done and self.parts.source.at_end():
-            try:
-                n_removed = self.parts.publisher.remove_other_epochs()
-            except PublisherUnavailable:
-                return  # tried again after the next publication, which says that Redis is away
-            self.state.pending.renewal = None
-            if n_removed:
-                log.info("removed keys that were not this model's", n_removed=n_removed)
+        if renewal is None or not renewal.done:
+            self.strangers = None
+        elif self.strangers is None and turn.published is not None and self.parts.source.at_end():
+            self.strangers, self.n_strangers = self.parts.publisher.remove_other_epochs(), 0
+        if self.strangers is None:
+            return False
+        try:
+            n_removed = next(self.strangers, None)
+        except PublisherUnavailable:
+            self.strangers = None  # begins again after the next publication, which says that Redis is away
+            return False
+        self.n_strangers += n_removed or 0
+        if n_removed is None:
+            self.strangers = self.state.pending.renewal = None
+            if self.n_strangers:
+                log.info("removed keys that were not this model's", n_removed=self.n_strangers)
+        return n_removed is not None
 
     def _checkpoint(self, turn: Turn) -> None:
         """End the checkpoint that became durable, commit *its* offsets; begin the next when due. One is in flight."""

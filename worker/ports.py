@@ -5,7 +5,7 @@ One contract suite (`tests/contracts/`) runs on every implementation of a port. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -175,8 +175,12 @@ class Publisher(Protocol):
         (nothing is promised about what was written; publishing the same or newer rows again is right).
         """
 
-    def remove_other_epochs(self) -> int:
-        """Delete this model's keys that this epoch did not write; return how many. For ``redis.replace``."""
+    def remove_other_epochs(self) -> Iterator[int]:
+        """Delete this model's keys that were not written since everything is published anew, about a thousand a step.
+
+        Yields how many it deleted, often 0; publishing between two steps is fine, and so is leaving early and beginning again.
+        Raises `PublisherUnavailable`, also when the fence was lost: the next `publish` says so, and everything begins again.
+        """
 
     @property
     def sequence(self) -> int:

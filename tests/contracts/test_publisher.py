@@ -304,14 +304,14 @@ def test_what_others_left_is_removed_after_everything_is_published(store, n_buck
     ours = store.publisher(replace=True, n_buckets=n_buckets)
     ours.take(2, JOURNAL, None)
     ours.publish(publication(1, ["u1", "new"], ["m1"], histories={"u1": [3]}, blocks=[0]))
-    n_removed = ours.remove_other_epochs()
+    n_removed = sum(ours.remove_other_epochs())
     assert n_removed > 30
     expected = {user_key(store.model, name, n_buckets) for name in ("u1", "new")}
     expected |= {seen_key(store.model, "u1", n_buckets), item_key(store.model, "m1", n_buckets)}
     expected |= {block_key(store.model, 0, n_buckets), blocks_key(store.model), meta_key(store.model)}
     expected |= {fence_key(store.model, bucket) for bucket in range(n_buckets)}
     assert set(store.all()) == {key.encode() for key in expected}
-    assert ours.remove_other_epochs() == 0
+    assert sum(ours.remove_other_epochs()) == 0
     assert ours.publish(publication(2, ["u1"]))
     assert store.publisher(n_buckets=n_buckets).take(3, JOURNAL, ours.sequence).intact
 
@@ -325,18 +325,74 @@ def test_what_a_restored_table_brought_back_is_removed_too(store):
     store.set(copy)
     assert not publisher.publish(publication(3))
     publisher.publish(publication(3, ["kept"]))
-    assert publisher.remove_other_epochs() == 2
+    assert sum(publisher.remove_other_epochs()) == 2
     assert user(store, "forgotten") is None
     assert user(store, "kept").version == (1, 3)
+
+
+def test_an_empty_model_leaves_nothing_of_the_one_it_replaces(store):
+    started(store, 1, journal="theirs").publish(publication(9, ["u1"], ["m1"], blocks=[0, 1], journal="theirs"))
+    ours = store.publisher(replace=True)
+    ours.take(2, JOURNAL, None)
+    assert sum(ours.remove_other_epochs()) == 0, "readers have nothing else yet"
+    ours.publish(publication(0))
+    assert sum(ours.remove_other_epochs()) == 5
+    assert set(store.all()) == {meta_key(store.model).encode(), fence_key(store.model, 0).encode()}
+    assert store.publisher().peek() == (2, JOURNAL)
+
+
+def test_a_block_that_is_removed_is_announced_no_longer(store):
+    publisher = started(store)
+    publisher.publish(publication(1, blocks=[0, 1]))
+    assert not store.publisher().take(2, JOURNAL, None).intact
+    ours = started(store, 3)
+    ours.publish(publication(2, blocks=[0]))
+    assert sum(ours.remove_other_epochs()) == 1
+    assert unpack_versions(store.all()[blocks_key(store.model).encode()]).tolist() == [(2, 3, 0)]
+
+
+@pytest.mark.parametrize("n_buckets", [1, 3])
+def test_many_keys_are_removed_a_bounded_number_a_step_beside_publications_and_crashes(store, n_buckets):
+    theirs = started(store, 1, journal="theirs", n_buckets=n_buckets)
+    theirs.publish(publication(9, [f"u{number}" for number in range(5_000)], journal="theirs"))
+    ours = store.publisher(replace=True, n_buckets=n_buckets)
+    ours.take(2, JOURNAL, None)
+    ours.publish(publication(1, ["u1", "new"]))
+    _, *left_early = zip(range(3), ours.remove_other_epochs(), strict=False)
+    removed = [n_removed for _, n_removed in left_early]
+    for step, n_removed in enumerate(ours.remove_other_epochs()):
+        removed.append(n_removed)
+        assert ours.publish(publication(2 + step, [f"u{step}", f"late{step}"]))
+    assert max(removed) < 2_000
+    names = {key.rpartition(b":")[2].decode() for key in store.all() if b":u:" in key}
+    assert names == {"u1", "new", *(f"{name}{n}" for n in range(step + 1) for name in ("u", "late"))}
+
+
+def test_a_table_that_loses_its_memory_while_keys_are_removed_is_published_anew(store):
+    started(store, 1, journal="theirs").publish(publication(9, ["u1", "u2"], journal="theirs"))
+    copy = store.all()
+    ours = store.publisher(replace=True)
+    ours.take(2, JOURNAL, None)
+    ours.publish(publication(1, ["u1"]))
+    removal = ours.remove_other_epochs()
+    next(removal)
+    store.set(copy)
+    with pytest.raises(PublisherUnavailable, match="lost its memory"):
+        list(removal)
+    assert not ours.publish(publication(2))
+    ours.publish(publication(3, ["u1"]))
+    list(ours.remove_other_epochs())
+    assert user(store, "u2") is None
+    assert user(store, "u1").version == (2, 3)
 
 
 def test_nothing_is_removed_when_the_table_was_found_as_left(store):
     first = started(store)
     first.publish(publication(1, ["u1", "u2"]))
     second = started(store, 2, left=first.sequence)
-    assert second.remove_other_epochs() == 0
+    assert sum(second.remove_other_epochs()) == 0
     second.publish(publication(2, ["u1"]))
-    assert second.remove_other_epochs() == 0
+    assert sum(second.remove_other_epochs()) == 0
     assert user(store, "u2").version == (1, 1)
 
 
@@ -345,7 +401,7 @@ def test_another_models_keys_are_left_alone(store):
     foreign = {user_key(f"{store.model}x", "u1").encode(): b"FSE1", b"fs:other": b"1"}
     store.set(foreign)
     publisher.publish(publication(1, ["u1"]))
-    publisher.remove_other_epochs()
+    assert sum(publisher.remove_other_epochs()) == 0
     assert user(store, "u1") is not None
     if isinstance(store, Twin):
         assert foreign.items() <= store.all().items()

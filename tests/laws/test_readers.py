@@ -1,5 +1,6 @@
 """What readers see, whatever happens to Redis and to the worker."""
 
+import itertools
 from contextlib import suppress
 
 import numpy as np
@@ -144,3 +145,24 @@ def test_a_redis_that_goes_away_while_anothers_keys_are_removed_has_them_removed
     list(worker(other, SETTINGS, journal_id="another")[2])
     assert world.table.n_scans > 1
     assert {name for side, name in published(other) if side == "user"} == {"u2"}
+
+
+def test_a_worker_learns_on_while_it_removes_anothers_keys():
+    world = World()
+    world.table.values.update({f"fs:{{default.0}}:u:{number}".encode(): b"of a worker long gone" for number in range(20_000)})
+    world.write([rate(1, 1)])
+    list(worker(world, SETTINGS)[2])
+    other = World(table=world.table)
+    other.write([rate(2, 2)])
+    at_work = Worker(*worker(other, settings_of("redis.replace=true"), journal_id="another")[:2])
+    left = []
+    while len(world.table.values) > 100:
+        if len(left) % 4 == 3:
+            other.write([rate(len(left), 2)])
+        assert at_work.turn().n_records <= 1
+        left.append(len(world.table.values))
+    steps = [before - after for before, after in itertools.pairwise(left) if before > after]
+    assert len(steps) >= 20
+    assert max(steps) <= 1_000
+    list(at_work.settle())
+    assert_published(at_work.state, other)

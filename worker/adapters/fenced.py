@@ -18,12 +18,11 @@ from factorstream.fence import Fence, pack_fence, unpack_fence
 from factorstream.keys import blocks_key, check_model_name, fence_key, meta_key
 from factorstream.meta import Meta, pack_meta, unpack_meta
 from factorstream.worker.adapters.packing import KEY_BYTES, Changes, Piece, pack_all, pieces, transactions
-from factorstream.worker.errors import Fenced, ForeignJournal, PublisherPaused
+from factorstream.worker.errors import Fenced, ForeignJournal, PublisherPaused, PublisherUnavailable
 from factorstream.worker.ports import Block, Publication, Takeover
 
 NOTHING_TO_DO = Changes()
 NO_FENCE = Fence(-1, -1)
-UNLINKED_AT_ONCE = 1000
 HEAD_BYTES = 40
 """Both embeddings and blocks say epoch and position in their first 40 bytes."""
 
@@ -237,20 +236,40 @@ class FencedPublisher:
             f"take another model.name, or give up what is there: redis.replace = true"
         )
 
-    def remove_other_epochs(self) -> int:
+    def remove_other_epochs(self) -> Iterator[int]:
         if self._since is None:
+            return
+        yield self._announce_current_blocks()
+        for keys in self._table.scan(f"fs:{{{self._model}.".encode()):
+            outdated = self._outdated(keys)
+            self._remove(outdated)
+            yield len(outdated)
+
+    def _announce_current_blocks(self) -> int:
+        """Make the list of block versions name no block that is to be removed; return how many keys that deleted."""
+        [announced] = self._table.get([blocks_key(self._model).encode()])
+        current = (self._versions["epoch"] == self._epoch) & (self._versions["position"] >= self._since)
+        self._versions = self._versions[: 1 + np.flatnonzero(current).max(initial=-1)].copy()
+        self._versions[~current[: len(self._versions)]] = 0
+        if announced is None or (len(self._versions) and announced == pack_versions(self._versions)):
             return 0
-        found = [key for keys in self._table.scan(f"fs:{{{self._model}.".encode()) for key in self._outdated(keys)]
-        plan: list[list[Callable[[], Changes]]] = [[] for _ in range(self._n_buckets)]
-        by_bucket: dict[int, list[bytes]] = {}
-        for key in found:
-            by_bucket.setdefault(self._guarding_bucket(key), []).append(key)
-        for bucket, keys in by_bucket.items():
-            for start in range(0, len(keys), UNLINKED_AT_ONCE):
-                plan[bucket].append(partial(Changes, removed=keys[start : start + UNLINKED_AT_ONCE]))
-        if found and not self._write_all(plan):
-            self._lost = True
-        return len(found)
+        key = [blocks_key(self._model).encode()]
+        changes = Changes(key, [pack_versions(self._versions)]) if len(self._versions) else Changes(removed=key)
+        self._change([[lambda: changes], *([] for _ in self._fence_keys[1:])])
+        return len(changes.removed)
+
+    def _remove(self, keys: Sequence[bytes]) -> None:
+        by_bucket: list[list[bytes]] = [[] for _ in self._fence_keys]
+        for key in keys:
+            by_bucket[self._guarding_bucket(key)].append(key)
+        if keys:
+            self._change([[partial(Changes, removed=of_bucket)] if of_bucket else [] for of_bucket in by_bucket])
+
+    def _change(self, plan: Sequence[Sequence[Callable[[], Changes]]]) -> None:
+        """Write between publications. Raises `PublisherUnavailable` when the fence was lost, which the next publication says."""
+        self._lost |= not self._write_all(plan)
+        if self._lost:
+            raise PublisherUnavailable(f"Redis at {self._table.address} lost its memory while keys of others were removed")
 
     def _guarding_bucket(self, key: bytes) -> int:
         """Return the bucket of *key*, or 0 when it was written with more buckets than there are now."""

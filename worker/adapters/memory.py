@@ -14,6 +14,7 @@ from factorstream.worker.errors import PublisherUnavailable, SourceUnavailable
 from factorstream.worker.ports import Group, Offsets, Records, Reject, SourceIdentity
 
 _TOPIC_IDS = count(1)
+SCANNED_AT_ONCE = 1000
 
 
 @dataclass(slots=True)
@@ -220,8 +221,10 @@ class MemoryTable:
         return found
 
     def scan(self, prefix: bytes) -> Iterator[list[bytes]]:
-        self._answer()
-        yield [key for key in self.values if key.startswith(prefix)]
+        keys = list(self.values)
+        for start in range(0, len(keys) or 1, SCANNED_AT_ONCE):
+            self._answer()
+            yield [key for key in keys[start : start + SCANNED_AT_ONCE] if key.startswith(prefix) and key in self.values]
 
     def heads(self, keys: Sequence[bytes], n_bytes: int) -> list[bytes]:
         self._answer()
