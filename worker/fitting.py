@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from factorstream.worker.errors import UserMistake
 from factorstream.worker.kernels.api import Batch, Histories, Kernels, Rates
 from factorstream.worker.kernels.objective import errors, penalties
-from factorstream.worker.learn.als import solve
 from factorstream.worker.learn.settings import Learning
+from factorstream.worker.learn.sgd import Sgd
 from factorstream.worker.model.level import Level
 from factorstream.worker.model.model import ITEMS, USERS, Model
 from factorstream.worker.model.ratings import Held, Ratings
@@ -169,11 +169,12 @@ def _errors(model: Model, entries: Held) -> NDArray[np.float64]:
 
 
 def _solve_all(model: Model, kernels: Kernels, learning: Learning) -> None:
+    rule = Sgd(kernels, learning)
     for side, counts in ((USERS, model.ratings.user_counts), (ITEMS, model.ratings.item_counts)):
         rows = np.flatnonzero(counts).astype(np.int32)
         block = np.cumsum(counts[rows], dtype=np.int64) // BLOCK_VISITS
         for part in np.split(rows, np.flatnonzero(np.diff(block)) + 1):
-            solve(kernels, learning, model, side, part)
+            rule.solve(model, side, part)
 
 
 def _rates(learning: Learning, level: Level, epoch: int) -> Rates:

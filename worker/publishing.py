@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.model.factors import Factors
+from factorstream.worker.model.model import ITEMS, USERS, Model
 from factorstream.worker.pending import RATED, SLOTS, SOLVED
 from factorstream.worker.ports import Block, Embeddings, Publication, SeenItems
 from factorstream.worker.state import State
@@ -24,6 +24,9 @@ HEADER_BYTES = 296
 """Of a block, with a guess of the ids' share."""
 
 Rows = NDArray[np.int64]
+
+Readout = Callable[[Model, int, Rows], tuple[NDArray[np.float32], NDArray[np.float32]]]
+"""What readers get of rows of a side: factors ``(n, K)`` and biases ``(n,)`` (`learn.rule.Rule.readout`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,8 @@ class Side:
 class Drafter:
     """Chooses what is published next: rows with ratings at once, solved ones some at a time, blocks within bytes a second."""
 
-    def __init__(self, *, seen_items: int, block_bytes_per_s: float, loss: str, clock: Clock) -> None:
+    def __init__(self, readout: Readout, *, seen_items: int, block_bytes_per_s: float, loss: str, clock: Clock) -> None:
+        self._readout = readout
         self._seen_items = seen_items
         self._block_bytes_per_s = block_bytes_per_s
         self._loss = loss
@@ -106,7 +110,7 @@ class Drafter:
             users=self._user_embeddings(state, users[model.users.finite(users)]),
             items=self._item_embeddings(state, items[model.items.finite(items)]),
             seen=self._seen(state, seen),
-            blocks=[_block(state, number) for number in blocks],
+            blocks=[self._block(state, number) for number in blocks],
             removed_users=list(pending.removed_users),
             removed_items=list(pending.removed_items),
             meta=self._meta(state),
@@ -131,19 +135,30 @@ class Drafter:
     def _user_embeddings(self, state: State, rows: Rows) -> Embeddings:
         ratings = state.model.ratings
         names, rows = _alive(state.identities.users.names, rows)
-        vectors = _vectors(state.model.users, rows, bias_first=True)
+        vectors = _vectors(self._readout, state.model, USERS, rows)
         return Embeddings(names, vectors, ratings.user_counts[rows].astype(np.uint32), ratings.user_newest_ms[rows])
 
     def _item_embeddings(self, state: State, rows: Rows) -> Embeddings:
         ratings = state.model.ratings
         names, rows = _alive(state.identities.items.names, rows)
-        vectors = _vectors(state.model.items, rows, bias_first=False)
+        vectors = _vectors(self._readout, state.model, ITEMS, rows)
         return Embeddings(names, vectors, ratings.item_counts[rows].astype(np.uint32), ratings.item_newest_ms[rows])
 
     def _seen(self, state: State, rows: Rows) -> SeenItems:
         names, rows = _alive(state.identities.users.names, rows)
         starts, item_rows = state.model.ratings.newest_items(rows.astype(np.int32), self._seen_items)
         return SeenItems(names, starts, item_rows.astype(np.uint32))
+
+    def _block(self, state: State, number: int) -> Block:
+        """Return block *number* as it is now; items that were removed, or whose numbers are not finite, do not live in it."""
+        items = state.model.items
+        rows = np.arange(number * SLOTS, min((number + 1) * SLOTS, items.n))
+        finite = items.finite(rows)
+        names = state.identities.items.names
+        ids = [names[row] or None if good else None for row, good in zip(rows.tolist(), finite.tolist(), strict=True)]
+        vectors = _vectors(self._readout, state.model, ITEMS, rows)
+        vectors[~finite] = 0.0
+        return Block(number, ids, vectors)
 
     def _meta(self, state: State) -> Mapping[str, object]:
         model, level = state.model, state.model.level
@@ -171,22 +186,9 @@ def _alive(names: list[str], rows: Rows) -> tuple[list[str], Rows]:
     return [ids[j] for j in keep], rows[keep]
 
 
-def _vectors(side: Factors, rows: Rows, *, bias_first: bool) -> NDArray[np.float32]:
-    """Return ``(n, K + 2)``: factors, then ``b, 1`` or ``1, c``."""
-    vectors = np.empty((len(rows), side.rank + 2), np.float32)
-    vectors[:, : side.rank] = side.factors[rows]
-    vectors[:, side.rank if bias_first else side.rank + 1] = side.biases[rows]
-    vectors[:, side.rank + 1 if bias_first else side.rank] = 1.0
-    return vectors
-
-
-def _block(state: State, number: int) -> Block:
-    """Return block *number* as it is now; items that were removed, or whose numbers are not finite, do not live in it."""
-    items = state.model.items
-    rows = np.arange(number * SLOTS, min((number + 1) * SLOTS, items.n))
-    finite = items.finite(rows)
-    names = state.identities.items.names
-    ids = [names[row] or None if good else None for row, good in zip(rows.tolist(), finite.tolist(), strict=True)]
-    vectors = _vectors(items, rows, bias_first=False)
-    vectors[~finite] = 0.0
-    return Block(number, ids, vectors)
+def _vectors(readout: Readout, model: Model, side: int, rows: Rows) -> NDArray[np.float32]:
+    """Return ``(n, K + 2)``: factors, then ``b, 1`` for users or ``1, c`` for items."""
+    factors, biases = readout(model, side, rows)
+    ones = np.ones_like(biases)
+    ends = (biases, ones) if side == USERS else (ones, biases)
+    return np.column_stack([factors, *ends]).astype(np.float32, copy=False)

@@ -96,6 +96,7 @@ def wire(settings: Settings) -> Wired:
             ),
             learner=learner,
             drafter=Drafter(
+                learner.rule.readout,
                 seen_items=settings.publish.seen_items,
                 block_bytes_per_s=settings.publish.block_bytes_per_s,
                 loss=settings.model.loss,

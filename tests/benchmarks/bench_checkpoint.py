@@ -144,11 +144,12 @@ def turns(settings, log, checkpoints):
     identity = source.open(state.offsets)
     publisher.take(EPOCH, state.journal_id, None)
     collect_seldom()
+    learner = learner_of(settings)
     parts = Parts(
         source=source,
         intake=Intake(rating_min=None, rating_max=None, max_reject_share=1.0),
-        learner=learner_of(settings),
-        drafter=Drafter(seen_items=256, block_bytes_per_s=8e6, loss="squared", clock=clock),
+        learner=learner,
+        drafter=Drafter(learner.rule.readout, seen_items=256, block_bytes_per_s=8e6, loss="squared", clock=clock),
         publisher=publisher,
         checkpoints=checkpoints,
         dead_letters=MemoryDeadLetters(),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factorstream.worker import kernels
-from factorstream.worker.learn.als import solve
+from factorstream.worker.learn.sgd import Sgd
 from factorstream.worker.learn.sweeper import Sweeper
 from factorstream.worker.model.model import ITEMS, USERS
 from tests.laws.strategies import START_MS, logs, rating_logs
@@ -144,7 +144,7 @@ def test_a_block_never_raises_the_objective_of_the_live_model(log):
     world = World()
     world.write(log)
     state = live(world, settings_of())
-    sweeper = Sweeper(kernels.select("cpu"), state.learning)
+    sweeper = Sweeper(Sgd(kernels.select("cpu"), state.learning), state.learning)
     for _ in range(8 if log else 0):
         before = objective(state)
         sweeper.solve_block(state.model)
@@ -159,7 +159,7 @@ def test_a_solved_row_is_solved_over_every_rating_accepted_so_far(log):
     state = live(world, settings_of())
     for side, own in ((USERS, state.model.users), (ITEMS, state.model.items)):
         rows = np.flatnonzero((state.model.ratings.user_counts if side == USERS else state.model.ratings.item_counts)[: own.n])
-        solve(kernels.select("cpu"), state.learning, state.model, side, rows.astype(np.int32))
+        Sgd(kernels.select("cpu"), state.learning).solve(state.model, side, rows.astype(np.int32))
         assert np.abs(gradient(state, side)).max(initial=0.0) < 1e-3
 
 

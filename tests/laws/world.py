@@ -86,6 +86,7 @@ def worker(world, settings, *, fuse=None, max_records=3, journal_id="journal"):
     publisher = Fused(MemoryPublisher(world.table, replace=settings.redis.replace), fuse)
     checkpoints = Fused(MemoryCheckpoints(world.folder), fuse)
     learning = learning_of(settings)
+    learner = Learner(kernels.select("cpu"), learning)
     shape = {"name": "default", "loss": "squared", "learner": "sgd", "seed": settings.model.seed}
     state = State(fresh_model(settings), learning, journal_id=journal_id, key=KEY, shape=shape)
     snapshot = start(
@@ -94,8 +95,8 @@ def worker(world, settings, *, fuse=None, max_records=3, journal_id="journal"):
     parts = Parts(
         source=source,
         intake=Intake(rating_min=None, rating_max=None, max_reject_share=1.0),
-        learner=Learner(kernels.select("cpu"), learning),
-        drafter=Drafter(seen_items=4, block_bytes_per_s=1e6, loss="squared", clock=clock),
+        learner=learner,
+        drafter=Drafter(learner.rule.readout, seen_items=4, block_bytes_per_s=1e6, loss="squared", clock=clock),
         publisher=publisher,
         checkpoints=checkpoints,
         dead_letters=Fused(world.dead, fuse),

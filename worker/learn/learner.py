@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels.api import F32, Batch, Kernels
-from factorstream.worker.learn.als import solve
+from factorstream.worker.kernels.api import F32, Kernels
+from factorstream.worker.learn.rule import parts_of, rule_of
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.learn.sweeper import Solved, Sweeper
 from factorstream.worker.model.journal import ENTRY, Entries, Events, Kind
-from factorstream.worker.model.model import ITEMS, USERS, Model, Part
+from factorstream.worker.model.model import ITEMS, USERS, Model
 from factorstream.worker.model.ratings import Accepted
 
 MOST = np.iinfo(np.int64).max
@@ -53,11 +53,6 @@ def adopt(learning: Learning, model: Model) -> None:
     model.parts = {name: model.parts.get(name) or new() for name, new in wanted.items()}
 
 
-def parts_of(learning: Learning, rank: int) -> Mapping[str, Callable[[], Part]]:
-    """Return what makes each part that *learning* needs, by name."""
-    return {}
-
-
 class Learner:
     """Accept, step, solve. The only writer of a model.
 
@@ -67,8 +62,8 @@ class Learner:
 
     def __init__(self, kernels: Kernels, learning: Learning) -> None:
         self.learning = learning
-        self.sweeper = Sweeper(kernels, learning)
-        self._kernels = kernels
+        self.rule = rule_of(learning, kernels)
+        self.sweeper = Sweeper(self.rule, learning)
 
     def learn(self, model: Model, events: Events) -> Iterator[Learned]:
         """Learn from *events* in order; yield after each part. All of it must be drawn."""
@@ -112,29 +107,11 @@ class Learner:
             head.timestamps_ms,
             start=start,
             limit=min((limit for limit in limits if limit), default=MOST),
-            fold_in=self.learning.fold_in,
+            fold_in=self.rule.fold_in,
         )
 
     def _step(self, model: Model, accepted: Accepted) -> Learned:
-        deviation = self.learning.deviation(model.level)
-        model.users.grow(int(accepted.user_rows.max()) + 1, self._kernels, deviation)
-        model.items.grow(int(accepted.item_rows.max()) + 1, self._kernels, deviation)
-        errors = self._kernels.sgd(
-            model.users.side,
-            model.items.side,
-            Batch(
-                accepted.user_rows,
-                accepted.item_rows,
-                accepted.ratings,
-                accepted.user_counts,
-                accepted.item_counts,
-                accepted.user_histories,
-                accepted.item_histories,
-            ),
-            intercept=model.level.intercept,
-            penalty=self.learning.penalty(model.level),
-            rates=self.learning.rates(model.level),
-        )
+        errors = self.rule.step(model, accepted)
         clipped = model.level.clip(accepted.ratings, errors)
         model.n_accepted += len(accepted.user_rows)
         model.level.add(accepted.ratings)
@@ -149,9 +126,7 @@ class Learner:
         else:
             users, items = model.ratings.remove_item(item, time), np.array([item], np.int32)
         side, row = (USERS, user) if kind == Kind.FORGET_USER else (ITEMS, item)
-        own = model.users if side == USERS else model.items
-        own.grow(row + 1, self._kernels, self.learning.deviation(model.level))
-        solve(self._kernels, self.learning, model, side, np.array([row], np.int32))
+        self.rule.solve(model, side, np.array([row], np.int32))
         model.n_accepted += 1  # published rows change, so the position does
         entries = np.zeros(1, ENTRY)
         entries["kind"], entries["user"], entries["item"], entries["rating"], entries["time"] = kind, user, item, np.nan, time

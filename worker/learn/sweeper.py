@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels.api import Kernels
-from factorstream.worker.learn.als import solve
+from factorstream.worker.learn.rule import Rule
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.model.model import ITEMS, USERS, Model
 
 WINDOW = 1 << 16
 """Rows looked at to cut one block."""
+SMALLEST_BLOCK = 1_000
+"""Visits that a block is paid with at least: while the model is small, sweeps are not worth their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,8 @@ class Sweeper:
     blocks at the same places. Rows are read through the store's live index: ratings that arrived since the sweep began are in.
     """
 
-    def __init__(self, kernels: Kernels, learning: Learning) -> None:
-        self._kernels = kernels
+    def __init__(self, rule: Rule, learning: Learning) -> None:
+        self._rule = rule
         self._learning = learning
 
     def until_due(self, model: Model) -> int | None:
@@ -61,7 +62,7 @@ class Sweeper:
         visited = np.cumsum(window, dtype=np.int64)
         n_rows = min(int(np.searchsorted(visited, self._learning.block_visits)) + 1, len(window))
         rows = (sweep.next_row + np.flatnonzero(window[:n_rows])).astype(np.int32)
-        gains = solve(self._kernels, self._learning, model, sweep.side, rows)
+        gains = self._rule.solve(model, sweep.side, rows)
         solved = Solved(sweep.side, rows, int(visited[n_rows - 1]) if n_rows else 0)
         sweep.gain += float(gains[np.isfinite(gains)].sum())  # a row that was not finite has no gain to count
         sweep.next_row += n_rows
@@ -87,8 +88,7 @@ class Sweeper:
         done = model.sweep.next_row + (model.users.n if model.sweep.side == ITEMS else 0)
         return done / max(1, model.users.n + model.items.n)
 
-    @staticmethod
-    def _turn(model: Model) -> None:
+    def _turn(self, model: Model) -> None:
         """Go to the other side; after the items a sweep is whole."""
         sweep = model.sweep
         sweep.next_row = 0
@@ -96,7 +96,4 @@ class Sweeper:
         if sweep.side == USERS:
             sweep.n_sweeps += 1
             sweep.last_gain, sweep.gain, sweep.last_end = sweep.gain, 0.0, model.n_accepted
-
-
-SMALLEST_BLOCK = 1_000
-"""Visits that a block is paid with at least: while the model is small, sweeps are not worth their turn."""
+            self._rule.end_sweep(model)

@@ -1,0 +1,52 @@
+"""How ratings change rows: the interface behind which learners differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factorstream.worker.kernels.api import F32, F64, Kernels
+from factorstream.worker.learn.settings import Learning
+from factorstream.worker.learn.sgd import Sgd
+from factorstream.worker.model.model import Model, Part
+from factorstream.worker.model.ratings import Accepted
+
+
+class Rule(Protocol):
+    """A learning rule. Everything it does to a model is a function of the model, its own settings and what it is given."""
+
+    fold_in: int
+    """Rows with at most so many ratings are wanted with their histories in `Accepted`."""
+
+    def step(self, model: Model, accepted: Accepted) -> F32:
+        """Learn from *accepted*, one rating after another; rows that *model* lacks start at their prior.
+
+        Returns: ``x − prediction`` of each, taken before it was learned; NaN for an unrate.
+        """
+
+    def solve(self, model: Model, side: int, rows: NDArray[np.int32]) -> F64:
+        """Solve *rows* of *side* from all ratings they hold now, against the other side as it is.
+
+        A row that *model* lacks is made. One that holds nothing becomes its prior.
+
+        Returns: By how much each lowered the objective, ``(len(rows),)``.
+        """
+
+    def end_sweep(self, model: Model) -> None:
+        """Estimate anew what is estimated once a sweep: every row has been solved since it was called last."""
+
+    def readout(self, model: Model, side: int, rows: NDArray[np.int64]) -> tuple[F32, F32]:
+        """Return what readers get of *rows*: factors ``(n, K)`` and biases ``(n,)``; copies."""
+
+
+def rule_of(learning: Learning, kernels: Kernels) -> Rule:
+    """Return the rule that *learning* asks for."""
+    return Sgd(kernels, learning)
+
+
+def parts_of(learning: Learning, rank: int) -> Mapping[str, Callable[[], Part]]:
+    """Return what makes each part of a model that the rule needs, by name."""
+    return {}

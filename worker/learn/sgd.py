@@ -1,0 +1,71 @@
+"""Stochastic gradient descent with fold-in, and exact solves of the same objective."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factorstream.worker.kernels.api import F32, F64, Batch, Kernels
+from factorstream.worker.learn.settings import Learning
+from factorstream.worker.model.model import USERS, Model
+from factorstream.worker.model.ratings import Accepted
+
+
+class Sgd:
+    """O(K) a rating (`learn.rule.Rule`)."""
+
+    def __init__(self, kernels: Kernels, learning: Learning) -> None:
+        self.fold_in = learning.fold_in
+        self._kernels = kernels
+        self._learning = learning
+
+    def step(self, model: Model, accepted: Accepted) -> F32:
+        """Fold short rows in, step the others."""
+        learning, level = self._learning, model.level
+        self._grow(model, int(accepted.user_rows.max()) + 1, int(accepted.item_rows.max()) + 1)
+        return self._kernels.sgd(
+            model.users.side,
+            model.items.side,
+            Batch(
+                accepted.user_rows,
+                accepted.item_rows,
+                accepted.ratings,
+                accepted.user_counts,
+                accepted.item_counts,
+                accepted.user_histories,
+                accepted.item_histories,
+            ),
+            intercept=level.intercept,
+            penalty=learning.penalty(level),
+            rates=learning.rates(level),
+        )
+
+    def solve(self, model: Model, side: int, rows: NDArray[np.int32]) -> F64:
+        """Set *rows* to the objective's minimiser over each (ALS)."""
+        on_users, n = side == USERS, int(rows.max(initial=-1)) + 1
+        self._grow(model, n if on_users else 0, 0 if on_users else n)
+        penalty = self._learning.penalty(model.level)
+        own, other = (model.users, model.items) if on_users else (model.items, model.users)
+        return self._kernels.als(
+            own.side,
+            other.side,
+            rows,
+            model.ratings.histories_of_users(rows) if on_users else model.ratings.histories_of_items(rows),
+            intercept=model.level.intercept,
+            penalty=penalty.user if on_users else penalty.item,
+            bias_penalty=penalty.bias,
+            weighted=penalty.weighted,
+        )
+
+    def end_sweep(self, model: Model) -> None:
+        """Nothing is estimated."""
+
+    def readout(self, model: Model, side: int, rows: NDArray[np.int64]) -> tuple[F32, F32]:
+        """Return the rows as they are."""
+        own = model.users if side == USERS else model.items
+        return own.factors[rows], own.biases[rows]
+
+    def _grow(self, model: Model, n_users: int, n_items: int) -> None:
+        deviation = self._learning.deviation(model.level)
+        model.users.grow(n_users, self._kernels, deviation)
+        model.items.grow(n_items, self._kernels, deviation)
