@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from factorstream.worker import kernels
-from factorstream.worker.adapters.files import Damaged, FileCheckpoints, Manifest
+from factorstream.worker.adapters.files import Damaged, FileCheckpoints
+from factorstream.worker.adapters.manifest import Manifest
 from factorstream.worker.checkpoint import restored_model
 from factorstream.worker.errors import CheckpointDamaged
 from factorstream.worker.learn.learner import Learner, new_model

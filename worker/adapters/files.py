@@ -16,7 +16,7 @@ import io
 import os
 import socket
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,67 +28,18 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from factorstream.worker.checkpoint import NAMES_IN_CHUNK, Checkpoint, Facts, Snapshot
+from factorstream.worker.adapters.manifest import FORMAT, File, Manifest, Segment, joined
+from factorstream.worker.checkpoint import NAMES_IN_CHUNK, Checkpoint, Snapshot
 from factorstream.worker.errors import CheckpointDamaged, CheckpointFailed, CheckpointMismatch, CheckpointsLocked
-from factorstream.worker.learn.settings import Learning
 from factorstream.worker.model.journal import ENTRY, Entries, ratings_of
 from factorstream.worker.ports import Written
 
 log = structlog.get_logger()
 
-FORMAT = 1
 COMPACT_SEGMENTS = 64
 """Journal files older than every kept checkpoint, at which they are folded into the base."""
 COMPACT_ENTRIES = 1_000_000
 """The same in entries, or half of the base if that is more."""
-
-
-class File(msgspec.Struct, frozen=True):
-    """A file of `data/`, and what it must hold."""
-
-    name: str
-    sha256: str
-    size_bytes: int
-
-
-class Segment(msgspec.Struct, frozen=True):
-    """A piece of the journal: what was learned from one position to the next, and with which settings."""
-
-    file: File
-    first_position: int
-    last_position: int
-    learning: Learning
-    platform: str
-    """Where it was learned: bits can be expected there and nowhere else."""
-
-
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """One checkpoint: everything that it is made of."""
-
-    format: int = FORMAT
-    facts: Facts
-    arrays: Mapping[str, File]
-    names: Mapping[str, Sequence[File]]
-    """Side → its chunks of ids, in order."""
-    base: File | None = None
-    """Ratings held where the journal begins; None: nothing."""
-    base_position: int = 0
-    journal: Sequence[Segment] = ()
-
-    def files(self) -> Iterable[File]:
-        """Yield every file of this checkpoint."""
-        yield from self.arrays.values()
-        for chunks in self.names.values():
-            yield from chunks
-        if self.base is not None:
-            yield self.base
-        for segment in self.journal:
-            yield segment.file
-
-    @property
-    def size_bytes(self) -> int:
-        """Sum over `files`."""
-        return sum(file.size_bytes for file in self.files())
 
 
 class Damaged(CheckpointDamaged):
@@ -294,17 +245,35 @@ class FileCheckpoints:
             base_position=before.base_position if before else 0,
             journal=journal,
         )
-        manifest = manifest if self._keep_journal else self._compacted(manifest)
+        manifest = self._joined(manifest) if self._keep_journal else self._compacted(manifest)
         self._sync(self._data)
         self._write(self.folder / f"checkpoint-{facts.epoch:010}-{facts.position:020}.json", [msgspec.json.encode(manifest)])
         self._remove_old()
         return manifest
 
-    def _compacted(self, manifest: Manifest) -> Manifest:
-        """Fold journal files older than every kept checkpoint into the base, once they are many."""
+    def _joined(self, manifest: Manifest) -> Manifest:
+        """Join journal files older than every kept checkpoint, from which a replay may have to begin, into few."""
+        old = self._older_than_kept(manifest)
+        try:
+            journal = [self._one(group) if len(group) > 1 else group[0] for group in joined(old)]
+        except Damaged as error:
+            log.error("a file of the journal is damaged; checkpoint verify will tell", reason=str(error))
+            return manifest
+        return msgspec.structs.replace(manifest, journal=[*journal, *manifest.journal[len(old) :]])
+
+    def _one(self, group: Sequence[Segment]) -> Segment:
+        file = self._save_array("journal", np.concatenate([self.entries(segment.file) for segment in group]))
+        return msgspec.structs.replace(group[0], file=file, last_position=group[-1].last_position)
+
+    def _older_than_kept(self, manifest: Manifest) -> list[Segment]:
+        """Return the journal up to the oldest checkpoint that stays beside *manifest*."""
         kept = self.manifests()[-(self._keep - 1) :] if self._keep > 1 else []
         oldest = min((int(path.stem.split("-")[2]) for path in kept), default=manifest.facts.position)
-        old = [segment for segment in manifest.journal if segment.last_position <= oldest]
+        return [segment for segment in manifest.journal if segment.last_position <= oldest]
+
+    def _compacted(self, manifest: Manifest) -> Manifest:
+        """Fold journal files older than every kept checkpoint into the base, once they are many."""
+        old = self._older_than_kept(manifest)
         n_base = manifest.base.size_bytes // ENTRY.itemsize if manifest.base else 0
         n_old = sum(segment.file.size_bytes for segment in old) // ENTRY.itemsize
         if len(old) < COMPACT_SEGMENTS and n_old < max(COMPACT_ENTRIES, n_base // 2):
@@ -398,6 +367,3 @@ class FileCheckpoints:
             f"no checkpoint can be written to {self.folder} ({reason}): free space or mend the folder; "
             "until then a restart begins at the last good one, and nothing is lost"
         )
-
-
-__all__ = ["Damaged", "File", "FileCheckpoints", "Manifest", "Segment"]

@@ -1,15 +1,17 @@
 """What a folder of checkpoints does when disks and files do what they should not."""
 
+import dataclasses
 import resource
 from contextlib import contextmanager
 
+import msgspec
 import numpy as np
 import pytest
 
 from factorstream.worker.adapters import files
 from factorstream.worker.adapters.files import FileCheckpoints
 from factorstream.worker.errors import CheckpointDamaged, CheckpointFailed
-from tests.contracts.test_checkpoint_store import begin, snapshot
+from tests.contracts.test_checkpoint_store import LEARNING, begin, snapshot
 
 
 @pytest.fixture
@@ -102,6 +104,57 @@ def test_an_old_journal_is_folded_into_a_base_that_holds_the_same(folder, store,
     assert len(newest.journal) < 6
     assert newest.base_position <= oldest.facts.position
     assert journal_of(FileCheckpoints(folder).latest()) == list(range(11))
+
+
+def test_a_journal_that_is_kept_for_ever_is_kept_in_few_files_and_no_kept_checkpoint_loses_one(folder):
+    store = FileCheckpoints(folder, keep=2, keep_journal=True)
+    store.lock()
+    store.latest()
+    for n in range(1, 130):
+        begin(store, snapshot(n, n_new=1))
+        if n % 8 == 0:
+            for path in store.manifests():
+                checkpoint = store.read(store.manifest(path))
+                assert journal_of(checkpoint) == list(range(checkpoint.facts.position))
+                assert len(checkpoint.journal) <= 12
+    positions = [(segment.first_position, segment.last_position) for segment in store.manifest(store.manifests()[-1]).journal]
+    assert [first for first, _ in positions] == [0, *(last for _, last in positions[:-1])]
+    assert len(list((folder / "data").glob("journal-*"))) < 20
+    store.close()
+
+
+def test_pieces_of_a_journal_learned_with_other_settings_or_elsewhere_stay_apart(folder):
+    store = FileCheckpoints(folder, keep=1, keep_journal=True)
+    store.lock()
+    store.latest()
+    learnings = [LEARNING, dataclasses.replace(LEARNING, fold_in=3)]
+    for n in range(40):
+        one = snapshot(n + 1, n_new=1)
+        where = {"learning": learnings[n // 20], "platform": f"platform {n // 10}"}
+        begin(store, dataclasses.replace(one, facts=msgspec.structs.replace(one.facts, **where)))
+    journal = store.manifest(store.manifests()[-1]).journal
+    pieces = [(segment.learning.fold_in, segment.platform, segment.last_position) for segment in journal]
+    assert {piece[:2]: piece[2] for piece in pieces} == {
+        (LEARNING.fold_in, "platform 0"): 10,
+        (LEARNING.fold_in, "platform 1"): 20,
+        (3, "platform 2"): 30,
+        (3, "platform 3"): 40,
+    }
+    assert journal_of(FileCheckpoints(folder).latest()) == list(range(40))
+    store.close()
+
+
+def test_a_damaged_old_piece_of_the_journal_stops_no_checkpoint(folder):
+    store = FileCheckpoints(folder, keep=1, keep_journal=True)
+    store.lock()
+    store.latest()
+    begin(store, snapshot(1, n_new=1))
+    first = store.manifest(store.manifests()[-1]).journal[0].file
+    (folder / "data" / first.name).write_bytes(b"")
+    for n in (2, 3):
+        assert begin(store, snapshot(n, n_new=1)).position == n
+    assert first in store.manifest(store.manifests()[-1]).files()
+    store.close()
 
 
 def rated(n):
