@@ -198,6 +198,6 @@ def _step_all(
             model.items.side,
             Batch(users, items, training.ratings[part], *counts, none, none),
             intercept=model.level.intercept,
-            penalty=learning.penalty(model.level),
+            objective=learning.objective(model.level),
             rates=rates,
         )

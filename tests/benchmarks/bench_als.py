@@ -9,7 +9,7 @@ from implicit.cpu import _als
 from threadpoolctl import threadpool_limits
 
 from factorstream.worker.kernels import cpu
-from factorstream.worker.kernels.api import Histories, Side
+from factorstream.worker.kernels.api import Histories, Objective, Penalty, Side
 from tests.benchmarks.table import Figure, show
 
 N_USERS, N_ITEMS, N_RATINGS, THREADS, ROUNDS = 30_000, 8_000, 2_600_000, 2, 3
@@ -38,13 +38,13 @@ def compared(rng, matrix, rank):
     users, items = side(rng, N_USERS, rank), side(rng, N_ITEMS, rank)
     by_user, by_item = histories(matrix), histories(turned)
     user_rows, item_rows = np.arange(N_USERS, dtype=np.int32), np.arange(N_ITEMS, dtype=np.int32)
-    how = {"intercept": 3.5, "penalty": 0.05, "bias_penalty": 0.05, "weighted": True}
+    how = {"intercept": 3.5, "objective": Objective(Penalty(0.05, 0.05, 0.05, True))}
     x, y = users.factors.copy(), items.factors.copy()
     cpu.threads = THREADS
 
     def ours():
-        cpu.als(users, items, user_rows, by_user, **how)
-        cpu.als(items, users, item_rows, by_item, **how)
+        cpu.als(users, items, user_rows, by_user, of_users=True, **how)
+        cpu.als(items, users, item_rows, by_item, of_users=False, **how)
 
     def exact():
         _als.least_squares(matrix, x, y, 0.05, num_threads=THREADS)

@@ -7,12 +7,12 @@ import numpy as np
 from numba import njit
 
 from factorstream.worker.kernels import cpu
-from factorstream.worker.kernels.api import Batch, Histories, Penalty, Rates, Side
+from factorstream.worker.kernels.api import Batch, Histories, Objective, Penalty, Rates, Side
 from tests.benchmarks.table import Figure, show
 
 N_USERS, N_ITEMS, N_RATINGS, ROUNDS = 480_000, 18_000, 1_000_000, 5
 N_FOLDED = 20_000
-HOW = {"intercept": 3.5, "penalty": Penalty(0.05, 0.05, 0.05, True), "rates": Rates(0.01, 0.01, 0.0)}
+HOW = {"intercept": 3.5, "objective": Objective(Penalty(0.05, 0.05, 0.05, True)), "rates": Rates(0.01, 0.01, 0.0)}
 
 
 @njit(fastmath=True, error_model="numpy")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
-from factorstream.worker.kernels.api import Batch, Histories, Penalty, Rates, Side
+from factorstream.worker.kernels.api import Batch, Histories, Objective, Penalty, Rates, Side
 
 Event = tuple[int, int, float]
 """User row, item row, rating (NaN: unrated)."""
@@ -24,6 +24,10 @@ class Problem:
     intercept: float
     penalty: Penalty
     rates: Rates
+
+    @property
+    def objective(self):
+        return Objective(self.penalty)
 
 
 @st.composite

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factorstream.worker.kernels import available_kernels, cpu
-from factorstream.worker.kernels.api import Histories, Penalty, Side
+from factorstream.worker.kernels.api import Histories, Objective, Penalty, Side
 from tests.kernels.problems import copied, histories_of, objective, side
 
 REFERENCE = available_kernels()[0]
@@ -34,8 +34,12 @@ class Sweep:
 
     def run(self, kernels, own=None):
         own = own or copied(self.own)
-        numbers = {"penalty": self.penalty, "bias_penalty": self.bias_penalty, "weighted": self.weighted}
-        return own, kernels.als(own, self.other, self.rows, self.histories, intercept=3.5, **numbers)
+        return own, kernels.als(own, self.other, self.rows, self.histories, **self.how)
+
+    @property
+    def how(self):
+        penalty = Penalty(self.penalty, np.nan, self.bias_penalty, self.weighted)
+        return {"intercept": 3.5, "objective": Objective(penalty), "of_users": True}
 
     def objective(self, own):
         """Return the objective, but for what the other side's norm adds to it."""
@@ -155,8 +159,7 @@ def test_a_row_does_not_depend_on_those_solved_with_it(kernels, sweep, step):
     pairs = list(zip(sweep.histories.others.tolist(), sweep.histories.ratings.tolist(), strict=True))
     chosen = histories_of([pairs[starts[row] : starts[row + 1]] for row in rows])
     part = copied(sweep.own)
-    numbers = {"penalty": sweep.penalty, "bias_penalty": sweep.bias_penalty, "weighted": sweep.weighted}
-    some = kernels.als(part, sweep.other, rows, chosen, intercept=3.5, **numbers)
+    some = kernels.als(part, sweep.other, rows, chosen, **sweep.how)
     assert part.factors[rows].tobytes() == whole.factors[rows].tobytes()
     assert part.biases[rows].tobytes() == whole.biases[rows].tobytes()
     assert some.tobytes() == gains[::step].tobytes()
@@ -218,14 +221,5 @@ def test_rows_without_ratings_become_zero(kernels):
 @every_kernel
 def test_no_rows_are_no_work(kernels):
     problem = sweep(np.random.default_rng(11), 3, 5, 7, 0.5, 0.1, 0.1, True)
-    nothing = kernels.als(
-        problem.own,
-        problem.other,
-        np.zeros(0, np.int32),
-        histories_of([]),
-        intercept=0.0,
-        penalty=0.1,
-        bias_penalty=0.1,
-        weighted=True,
-    )
+    nothing = kernels.als(problem.own, problem.other, np.zeros(0, np.int32), histories_of([]), **problem.how)
     assert nothing.shape == (0,)

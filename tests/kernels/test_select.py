@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from factorstream.worker.kernels import DEVICES, DeviceMissing, available_kernels, compiled, cpu, gpu, select
-from factorstream.worker.kernels.api import Penalty, Rates, Side
+from factorstream.worker.kernels.api import Objective, Penalty, Rates, Side
 from tests.kernels.problems import batch_of
 
 
@@ -42,7 +42,7 @@ def test_a_table_that_would_have_to_be_copied_is_refused(table):
             good,
             batch_of([(0, 0, 1.0)], 0),
             intercept=0.0,
-            penalty=Penalty(0, 0, 0, True),
+            objective=Objective(Penalty(0, 0, 0, True)),
             rates=Rates(0.1, 0.1, 0),
         )
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factorstream.worker.kernels import available_kernels
-from factorstream.worker.kernels.api import Batch, Penalty, Rates, Side
+from factorstream.worker.kernels.api import Batch, Objective, Penalty, Rates, Side
 from tests.kernels.problems import batch_of, copied, histories_of, objective, problems, side, slice_of
 
 REFERENCE = available_kernels()[0]
@@ -18,7 +18,7 @@ every_other = pytest.mark.parametrize("kernels", available_kernels()[1:], ids=la
 
 def learn(kernels, problem, batch):
     users, items = copied(problem.users), copied(problem.items)
-    errors = kernels.sgd(users, items, batch, intercept=problem.intercept, penalty=problem.penalty, rates=problem.rates)
+    errors = kernels.sgd(users, items, batch, intercept=problem.intercept, objective=problem.objective, rates=problem.rates)
     return users, items, errors
 
 
@@ -46,7 +46,9 @@ def test_a_batch_means_the_same_however_it_is_cut(kernels, problem, cuts):
     for begin, end in itertools.pairwise(parts):
         part = slice_of(batch, begin, end)
         other_errors.extend(
-            kernels.sgd(other_users, other_items, part, intercept=problem.intercept, penalty=problem.penalty, rates=problem.rates)
+            kernels.sgd(
+                other_users, other_items, part, intercept=problem.intercept, objective=problem.objective, rates=problem.rates
+            )
         )
     for one, other in zip(
         (*users, *items, errors), (*other_users, *other_items, np.array(other_errors, np.float32)), strict=True
@@ -71,7 +73,7 @@ def test_a_long_batch_means_the_same_however_it_is_cut(kernels):
                 i,
                 slice_of(batch, begin, begin + size),
                 intercept=3.0,
-                penalty=Penalty(0.05, 0.05, 0.05, True),
+                objective=Objective(Penalty(0.05, 0.05, 0.05, True)),
                 rates=Rates(0.02, 0.02, 0),
             )
         tables.append((*u, *i))
@@ -86,12 +88,12 @@ def test_folding_in_a_full_history_is_the_als_solution(kernels, problem):
     last = slice_of(batch, len(batch.ratings) - 1, len(batch.ratings))
     users, items, _ = learn(kernels, problem, last)
     solved = copied(problem.users)
-    arguments = {"intercept": problem.intercept, "bias_penalty": problem.penalty.bias, "weighted": problem.penalty.weighted}
+    arguments = {"intercept": problem.intercept, "objective": problem.objective}
     row = np.zeros(1, np.int32)
-    kernels.als(solved, problem.items, row, last.user_histories, penalty=problem.penalty.user, **arguments)
+    kernels.als(solved, problem.items, row, last.user_histories, of_users=True, **arguments)
     assert_close(users, solved)
     solved = copied(problem.items)
-    kernels.als(solved, problem.users, last.item_rows, last.item_histories, penalty=problem.penalty.item, **arguments)
+    kernels.als(solved, problem.users, last.item_rows, last.item_histories, of_users=False, **arguments)
     assert_close(items, solved)
 
 
@@ -110,7 +112,7 @@ def test_the_mean_step_is_the_gradient_of_the_objective(kernels, problem):
             items,
             one_event(user, item, x, user_counts[user], item_counts[item]),
             intercept=problem.intercept,
-            penalty=problem.penalty,
+            objective=problem.objective,
             rates=Rates(rate, rate, 0.0),
         )
         for total, new, old in zip(moved, (*users, *items), (*problem.users, *problem.items), strict=True):
@@ -164,7 +166,9 @@ def test_a_step_too_far_is_not_taken_and_is_told(kernels, rank):
     users.factors[0] = 100
     before_users, before_items = copied(users), copied(items)
     penalty = Penalty(3e38, 0.1, 0.1, True)  # takes the user beyond float32, and the item nowhere special
-    errors = kernels.sgd(users, items, one_event(0, 0, 1.0, 5, 5), intercept=0.0, penalty=penalty, rates=Rates(0.1, 0.1, 0))
+    errors = kernels.sgd(
+        users, items, one_event(0, 0, 1.0, 5, 5), intercept=0.0, objective=Objective(penalty), rates=Rates(0.1, 0.1, 0)
+    )
     assert not np.isfinite(errors[0])
     assert users.factors.tobytes() == before_users.factors.tobytes()
     assert users.biases.tobytes() == before_users.biases.tobytes()
@@ -179,7 +183,7 @@ def test_large_factors_are_learned_like_small_ones(kernels):
     users.factors[:] *= 50
     expected_users, expected_items = copied(users), copied(items)
     events = [(n % 3, n % 2, 3.0) for n in range(20)]
-    arguments = {"intercept": 3.0, "penalty": Penalty(0.1, 0.1, 0.1, False), "rates": Rates(1e-4, 0.01, 0)}
+    arguments = {"intercept": 3.0, "objective": Objective(Penalty(0.1, 0.1, 0.1, False)), "rates": Rates(1e-4, 0.01, 0)}
     errors = kernels.sgd(users, items, batch_of(events, 0), **arguments)
     expected = REFERENCE.sgd(expected_users, expected_items, batch_of(events, 0), **arguments)
     assert_close((*users, *items, errors), (*expected_users, *expected_items, expected))
@@ -192,7 +196,7 @@ def test_an_unrate_only_folds_in(kernels):
     before_users, before_items = copied(users), copied(items)
     events = [(0, 0, 4.0), (0, 1, 2.0), (0, 1, np.nan), (0, 0, np.nan)]
     batch = batch_of(events, fold_in=4)
-    arguments = {"intercept": 3.0, "penalty": Penalty(0.1, 0.1, 0.1, True), "rates": Rates(0.1, 0.1, 0)}
+    arguments = {"intercept": 3.0, "objective": Objective(Penalty(0.1, 0.1, 0.1, True)), "rates": Rates(0.1, 0.1, 0)}
     errors = kernels.sgd(users, items, slice_of(batch, 2, 3), **arguments)  # the user is left with one rating, the item with none
     assert np.isnan(errors[0])
     assert users.factors[0].tobytes() != before_users.factors[0].tobytes()
@@ -215,7 +219,7 @@ def test_without_a_penalty_a_fold_in_has_minimum_norm(kernels, weighted, rank):
         design = np.column_stack([items.factors.astype(np.float64), np.ones(n)])
         target = np.array([x for _, x in history], np.float32).astype(np.float64) - 3.0 - items.biases
         expected = np.linalg.lstsq(design, target, rcond=1e-6)[0]
-        kernels.sgd(users, items, last, intercept=3.0, penalty=Penalty(0, 0, 0, weighted), rates=Rates(0, 0, 0))
+        kernels.sgd(users, items, last, intercept=3.0, objective=Objective(Penalty(0, 0, 0, weighted)), rates=Rates(0, 0, 0))
         np.testing.assert_allclose(np.append(users.factors[0], users.biases[0]), expected, rtol=1e-3, atol=1e-4)
 
 
@@ -224,7 +228,7 @@ def test_an_empty_batch_changes_nothing(kernels):
     users, items = side(np.random.default_rng(5), 2, 4), side(np.random.default_rng(6), 2, 4)
     before = copied(users)
     errors = kernels.sgd(
-        users, items, batch_of([], 5), intercept=0.0, penalty=Penalty(0.1, 0.1, 0.1, True), rates=Rates(0.1, 0.1, 0)
+        users, items, batch_of([], 5), intercept=0.0, objective=Objective(Penalty(0.1, 0.1, 0.1, True)), rates=Rates(0.1, 0.1, 0)
     )
     assert errors.shape == (0,)
     assert users.factors.tobytes() == before.factors.tobytes()

@@ -2,14 +2,15 @@
 
 Scores are ``s = intercept + b_n + c_m + u_n·v_m``. The objective, one for both functions, over the ratings held:
 
-    Σ ½ (x_nm − s_nm)² + Σ_n ½ λ_n |u_n|² + Σ_m ½ λ_m |v_m|² + Σ_n ½ μ_n b_n² + Σ_m ½ μ_m c_m²
+    Σ ℓ(x_nm, s_nm) + Σ_n ½ λ_n |u_n|² + Σ_m ½ λ_m |v_m|² + Σ_n ½ μ_n b_n² + Σ_m ½ μ_m c_m² + Σ_n κ_n |u_n|₁ + Σ_m κ_m |v_m|₁
 
-Plain: λ_n = λ_user, λ_m = λ_item, μ = λ_bias. Weighted (ALS-WR, Zhou et al. 2008): each times the number of the row's ratings.
+Plain: λ_n = λ_user, λ_m = λ_item, μ = λ_bias, κ likewise. Weighted (ALS-WR, Zhou et al. 2008): each times the number of the row's
+ratings. ℓ is one of `losses`; squared: ½ (x − s)². Non-negative: subject to u, v ≥ 0. Without biases: b = c = 0.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,21 +58,93 @@ class Batch(NamedTuple):
     item_histories: Histories
 
 
+LossName = Literal["squared", "logistic", "poisson", "ordinal"]
+OptimizerName = Literal["sgd", "momentum", "adagrad", "rmsprop", "adam"]
+NO_CUTS = np.empty(0, np.float64)
+
+
+class Loss(NamedTuple):
+    """ℓ(x, s); what each name means is in `losses`."""
+
+    name: LossName = "squared"
+    lowest: float = 0.0
+    """Ordinal: the lowest category; the others follow at distances of ``step``."""
+    step: float = 1.0
+    cuts: F64 = NO_CUTS
+    """Ordinal: the points between the categories on the axis of scores, ascending; one fewer than there are categories."""
+
+
 class Penalty(NamedTuple):
-    """λ of the objective."""
+    """λ and κ of the objective."""
 
     user: float
     item: float
     bias: float
     weighted: bool
+    l1_user: float = 0.0
+    l1_item: float = 0.0
+
+    def on(self, *, users: bool) -> tuple[float, float]:
+        """Return λ and κ of the factors of one side."""
+        return (self.user, self.l1_user) if users else (self.item, self.l1_item)
+
+
+class Objective(NamedTuple):
+    """What is minimised."""
+
+    penalty: Penalty
+    loss: Loss = Loss()
+    nonnegative: bool = False
+    """Whether factors must not be negative; they are not when a kernel begins. Needs ``biased = False``."""
+    biased: bool = True
+    """Whether rows have biases; without, these are zero and stay so."""
+
+    @property
+    def is_least_squares(self) -> bool:
+        """Whether a row's minimiser is the solution of linear equations, with a bias."""
+        return (
+            self.loss.name == "squared" and not (self.nonnegative or self.penalty.l1_user or self.penalty.l1_item) and self.biased
+        )
 
 
 class Rates(NamedTuple):
-    """Step sizes of SGD: a row with n ratings steps by ``rate / (1 + decay * n)``."""
+    """Step sizes of SGD: a row with n ratings steps by ``rate / (1 + decay * n) / n ** power``."""
 
     factors: float
     biases: float
     decay: float
+    power: float = 0.0
+
+
+class Moments(NamedTuple):
+    """What an optimizer remembers of one side's rows; kernels change it in place. Of a kind that it does not need: no rows."""
+
+    first: F32
+    """``(rows, K + 1)``: of each factor, and of the bias, the velocity of momentum or the mean gradient of Adam."""
+    second: F32
+    """``(rows, K + 1)``: the sum, or running mean, of squared gradients."""
+    steps: I32
+    """``(rows,)``: Adam's t, a row's own."""
+
+
+NO_MOMENTS = Moments(np.empty((0, 1), np.float32), np.empty((0, 1), np.float32), np.empty(0, np.int32))
+
+
+class Optimizer(NamedTuple):
+    """How a gradient becomes a step; a row's state changes only when the row steps."""
+
+    name: OptimizerName = "sgd"
+    beta1: float = 0.9
+    """μ of momentum, β₁ of Adam."""
+    beta2: float = 0.999
+    """α of RMSprop, β₂ of Adam."""
+    epsilon: float = 1e-8
+    users: Moments = NO_MOMENTS
+    items: Moments = NO_MOMENTS
+
+
+SGD = Optimizer()
+"""Plain steps."""
 
 
 class Kernels(Protocol):
@@ -79,19 +152,34 @@ class Kernels(Protocol):
 
     name: str
 
-    def sgd(self, users: Side, items: Side, batch: Batch, *, intercept: float, penalty: Penalty, rates: Rates) -> F32:
+    def sgd(
+        self,
+        users: Side,
+        items: Side,
+        batch: Batch,
+        *,
+        intercept: float,
+        objective: Objective,
+        rates: Rates,
+        optimizer: Optimizer = SGD,
+    ) -> F32:
         """Learn from *batch*, one event after another; return the errors ``x − s`` taken before each event's step.
 
         Rates may run in any order that no one can tell from this one. For event j with user n and item m, all from the
-        values before the event (``b, c, u, v``), and ``e = x − s``:
+        values before the event (``b, c, u, v``), and ``g = ∂ℓ/∂s`` (squared: ``−e``, where ``e = x − s``):
 
         - a row with a history in the batch (fold-in) becomes the minimiser of the objective over that row alone, factors and
-          bias jointly, against the other side's values before the event;
-        - a row without takes a gradient step, proximal when plain, the bias likewise with its own rate and λ:
-          weighted ``u ← u + η (e v − λ u)``; plain ``u ← (u + η e v) / (1 + η λ / count)``;
+          bias jointly, against the other side's values before the event; its optimizer's state stays;
+        - a row without steps, the bias likewise with its own rate and λ. Weighted: ``u ← u − η (g v + λ u)``. Plain, proximal:
+          ``u ← (u − η g v) / (1 + η λ / count)``. With κ, before that division: ``u ← sign(u) max(|u| − η κ, 0)``, κ over count
+          when plain. Non-negative: ``u ← max(u, 0)`` last;
+        - an optimizer (`Optimizer`; torch's definitions) puts its own direction in the gradient's place and its own rate for
+          each number in the place of η, in all of these;
         - the step is bounded: with ``t = η_n |v|² [user steps] + η_m |u|² [item steps] + η_b of each side that steps``
-          (rates after decay), e of the steps is multiplied by ``min(1, ½ / t)``: at most half of the error is taken back
-          at once, so heavy tails and large factors cannot make the model diverge; the error returned is not bounded;
+          (rates after the schedule; momentum's over 1 − μ) and ``h = losses.steepest``, an upper bound of ℓ″ on the way to ℓ's
+          minimum (squared: 1), g is multiplied by ``min(1, ½ / (t h))``: at most half of the error is taken back at once, so
+          heavy tails and large factors cannot make the model diverge; the error returned is not bounded. Not with adagrad,
+          rmsprop and adam, whose steps have bounds of their own;
         - an unrate (x is NaN) only folds in; a row left with no rating stays as it is. Its error is NaN.
 
         A row that would step by an error that is not finite, or whose new values would not be, stays as it is; the event's
@@ -101,25 +189,23 @@ class Kernels(Protocol):
         """
 
     def als(
-        self,
-        own: Side,
-        other: Side,
-        rows: I32,
-        histories: Histories,
-        *,
-        intercept: float,
-        penalty: float,
-        bias_penalty: float,
-        weighted: bool,
+        self, own: Side, other: Side, rows: I32, histories: Histories, *, intercept: float, objective: Objective, of_users: bool
     ) -> F64:
         """Set each of *rows* to the minimiser of the objective over that row, against *other* as it is.
 
-        ``(Σ v vᵀ + λ_n I) u = Σ (x − intercept − c − b) v`` jointly with the bias (Schur border); λ = 0 gives the least-squares
-        solution of minimum norm. A row with an empty history becomes zero. A solution that is not finite leaves its row.
+        Squared, no κ, no constraint: ``(Σ v vᵀ + λ_n I) u = Σ (x − intercept − c − b) v`` jointly with the bias (Schur border);
+        λ = 0 gives the least-squares solution of minimum norm. Else: proximal Newton steps, each with a line search, so that none
+        raises the row's objective; within a step coordinate descent where there is κ or the constraint (exact zeros).
+        A row with an empty history becomes zero. A solution that is not finite leaves its row.
         No row is in *rows* twice. One row, one thread: the number of threads never changes bits.
 
-        Returns: ``(len(rows),)``, by how much each row's solve lowered the objective: ``½ Δᵀ A Δ`` ≥ 0, ∞ for a row that was not
-        finite, 0 for one that was left.
+        Args:
+            of_users: Whether *own* is the users' side: whose λ and κ count.
+
+        Returns: ``(len(rows),)``, by how much each row's solve lowered the objective, ≥ 0 (least squares: ``½ Δᵀ A Δ``), ∞ for a
+        row that was not finite, 0 for one that was left.
+
+        Source: Lee, Sun and Saunders, SIAM J. Optim. 24(3), 2014 (proximal Newton); Friedman, Hastie and Tibshirani 2010.
         """
 
     def initialize(self, side: Side, first: int, stop: int, *, seed: int, stream: int, deviation: float) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorstream.worker.kernels import cpu_als, cpu_sgd, cpu_start, reference
-from factorstream.worker.kernels.api import F32, F64, I32, Batch, Histories, Penalty, Rates, Side
+from factorstream.worker.kernels.api import F32, F64, I32, SGD, Batch, Histories, Objective, Optimizer, Rates, Side
 from factorstream.worker.kernels.careful import solve_carefully
 from factorstream.worker.kernels.compiled import Int
 from factorstream.worker.kernels.cpu_fold import scratch
@@ -26,22 +26,53 @@ WORTH_A_THREAD = 1_000_000
 """Ratings times factors that take a thread about a tenth of a millisecond: less is not worth waking one."""
 
 
-def sgd(users: Side, items: Side, batch: Batch, *, intercept: float, penalty: Penalty, rates: Rates) -> F32:
+def sgd(
+    users: Side,
+    items: Side,
+    batch: Batch,
+    *,
+    intercept: float,
+    objective: Objective,
+    rates: Rates,
+    optimizer: Optimizer = SGD,
+) -> F32:
     """Learn from *batch*, one event after another (`api.Kernels.sgd`)."""
     flat_users, flat_items, batch = _side(users), _side(items), _batch(batch)
+    if not objective.is_least_squares or optimizer.name != "sgd" or rates.power:
+        return reference.sgd(users, items, batch, intercept=intercept, objective=objective, rates=rates, optimizer=optimizer)
     errors = np.empty(len(batch.ratings), np.float32)
     room = scratch(max(_longest(batch.user_histories), _longest(batch.item_histories)), users.factors.shape[1])
-    weights = Penalty(_scalar(penalty.user), _scalar(penalty.item), _scalar(penalty.bias), bool(penalty.weighted))
-    steps, center = Rates(*map(_scalar, rates)), _scalar(intercept)
+    penalty = objective.penalty
+    weights = cpu_sgd.Penalty(_scalar(penalty.user), _scalar(penalty.item), _scalar(penalty.bias), bool(penalty.weighted))
+    steps, center = cpu_sgd.Rates(*map(_scalar, rates[:3])), _scalar(intercept)
     done = cpu_sgd.learn(flat_users, flat_items, batch, 0, center, weights, steps, room, errors)
     while done < len(errors):
         event = _event(batch, done)
-        errors[done] = reference.sgd(users, items, event, intercept=intercept, penalty=penalty, rates=rates)[0]
+        errors[done] = reference.sgd(users, items, event, intercept=intercept, objective=objective, rates=rates)[0]
         done = cpu_sgd.learn(flat_users, flat_items, batch, done + 1, center, weights, steps, room, errors)
     return errors
 
 
 def als(
+    own: Side, other: Side, rows: I32, histories: Histories, *, intercept: float, objective: Objective, of_users: bool
+) -> F64:
+    """Solve each of *rows* (`api.Kernels.als`)."""
+    if not objective.is_least_squares:
+        return reference.als(own, other, rows, histories, intercept=intercept, objective=objective, of_users=of_users)
+    penalty, _ = objective.penalty.on(users=of_users)
+    return _least_squares(
+        own,
+        other,
+        rows,
+        histories,
+        intercept=intercept,
+        penalty=penalty,
+        bias_penalty=objective.penalty.bias,
+        weighted=objective.penalty.weighted,
+    )
+
+
+def _least_squares(
     own: Side,
     other: Side,
     rows: I32,
@@ -52,7 +83,7 @@ def als(
     bias_penalty: float,
     weighted: bool,
 ) -> F64:
-    """Solve each of *rows* exactly (`api.Kernels.als`)."""
+    """Solve each of *rows* exactly."""
     flat_own, flat_other, rows, histories = _side(own), _side(other), _int32(rows), _histories(histories)
     rank, counts = own.factors.shape[1], np.diff(histories.starts)
     gains, careful = np.zeros(len(rows)), np.full(len(rows), penalty <= 0)

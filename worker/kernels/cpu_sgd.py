@@ -23,6 +23,23 @@ HUGE = np.float32(1e30)
 ONE, HALF, NAN = np.float32(1), np.float32(0.5), np.float32(np.nan)
 
 
+class Penalty(NamedTuple):
+    """λ of least squares."""
+
+    user: Any
+    item: Any
+    bias: Any
+    weighted: Any
+
+
+class Rates(NamedTuple):
+    """Step sizes: a row with n ratings steps by ``rate / (1 + decay * n)``."""
+
+    factors: Any
+    biases: Any
+    decay: Any
+
+
 class RowRates(NamedTuple):
     """A row's step sizes."""
 

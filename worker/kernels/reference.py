@@ -1,38 +1,62 @@
 """The kernels in plain numpy and float64: slow, and what every other set of kernels means. See `api.Kernels`.
 
-A row is handled here as one vector ``w = [u, b]``: its factors, then its bias.
+A row is handled here as one vector ``w = [u, b]``: its factors, then its bias. `reference_rows` solves it.
 """
 
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import NamedTuple
 
 import numpy as np
 
-from factorstream.worker.kernels.api import F32, F64, I32, Batch, Histories, Penalty, Rates, Side
+from factorstream.worker.kernels import losses
+from factorstream.worker.kernels.api import (
+    F32,
+    F64,
+    I32,
+    SGD,
+    Batch,
+    Histories,
+    Moments,
+    Objective,
+    Optimizer,
+    Rates,
+    Side,
+)
+from factorstream.worker.kernels.reference_rows import problem_of, soft
 
 name = "reference"
 
-SINGULAR = 1e-6
-"""Directions of a row's problem that weigh less than this share of its heaviest hold nothing but the rounding of float32."""
 
-
-def sgd(users: Side, items: Side, batch: Batch, *, intercept: float, penalty: Penalty, rates: Rates) -> F32:
+def sgd(
+    users: Side,
+    items: Side,
+    batch: Batch,
+    *,
+    intercept: float,
+    objective: Objective,
+    rates: Rates,
+    optimizer: Optimizer = SGD,
+) -> F32:
     """Learn from *batch*, one event after another (`api.Kernels.sgd`)."""
     errors = np.full(len(batch.ratings), np.nan)
+    how = Steps(objective, rates, optimizer)
     for j, (user, item, rating) in enumerate(zip(batch.user_rows, batch.item_rows, batch.ratings, strict=True)):
         w, z = _row(users, user), _row(items, item)
+        of_user, of_item = (_history(histories, j) for histories in (batch.user_histories, batch.item_histories))
         with np.errstate(all="ignore"):
-            errors[j] = error = rating - (intercept + w[-1] + z[-1] + w[:-1] @ z[:-1])
-            pull = error * _bound(w, z, batch, j, rates)
-            new_w = _learned(
-                w, z, pull, batch.user_counts[j], items, batch.user_histories, j, intercept, penalty, penalty.user, rates
-            )
-            new_z = _learned(
-                z, w, pull, batch.item_counts[j], users, batch.item_histories, j, intercept, penalty, penalty.item, rates
-            )
-        stays = [not _write(users, user, new_w), not _write(items, item, new_z)]
+            score = intercept + w[-1] + z[-1] + w[:-1] @ z[:-1]
+            errors[j] = rating - score
+            pull = how.slope(rating, score) * how.bound(w, z, batch, j, rating, score)
+            learned = [
+                _learned(how, users, user, w, z, pull, batch.user_counts[j], items, of_user, intercept, of_users=True),
+                _learned(how, items, item, z, w, pull, batch.item_counts[j], users, of_item, intercept, of_users=False),
+            ]
+        stays = [
+            not _write(side, row, new, how.moments(of_users))
+            for side, row, new, of_users in ((users, user, learned[0], True), (items, item, learned[1], False))
+        ]
         if any(stays):
             errors[j] = np.nan
     with np.errstate(over="ignore"):
@@ -40,26 +64,17 @@ def sgd(users: Side, items: Side, batch: Batch, *, intercept: float, penalty: Pe
 
 
 def als(
-    own: Side,
-    other: Side,
-    rows: I32,
-    histories: Histories,
-    *,
-    intercept: float,
-    penalty: float,
-    bias_penalty: float,
-    weighted: bool,
+    own: Side, other: Side, rows: I32, histories: Histories, *, intercept: float, objective: Objective, of_users: bool
 ) -> F64:
-    """Solve each of *rows* exactly (`api.Kernels.als`)."""
+    """Solve each of *rows* (`api.Kernels.als`)."""
     gains = np.zeros(len(rows))
     for j, row in enumerate(rows):
-        others, ratings = _history(histories, j)
-        weight = len(ratings) if weighted else 1.0
-        design, target = _problem(other, others, ratings, intercept, weight * penalty, weight * bias_penalty)
-        old, new = _row(own, row), _solution(design, target)
-        if _write(own, row, new):
-            change = design @ (new - old)
-            gains[j] = 0.5 * change @ change if np.isfinite(old).all() else np.inf
+        problem = problem_of(other, *_history(histories, j), intercept=intercept, objective=objective, of_users=of_users)
+        old = _row(own, row)
+        with np.errstate(all="ignore"):
+            new = problem.minimiser(old)
+        if _write(own, row, Learned(new), None):
+            gains[j] = problem.gain(old, new) if np.isfinite(old).all() else np.inf
     return gains
 
 
@@ -88,20 +103,115 @@ def splitmix64(counter: int) -> int:
     return bits ^ (bits >> 31)
 
 
+class Learned(NamedTuple):
+    """What becomes of a row."""
+
+    row: F64
+    first: F64 | None = None
+    """What becomes of its optimizer's state; None: it stays."""
+    second: F64 | None = None
+
+
+class Steps(NamedTuple):
+    """How a gradient becomes a step."""
+
+    objective: Objective
+    rates: Rates
+    optimizer: Optimizer
+
+    def slope(self, rating: float, score: float) -> float:
+        """Return ∂ℓ/∂s; NaN for an unrate, and where the score is not finite."""
+        if not math.isfinite(score):
+            return math.nan
+        kind, loss = losses.KINDS[self.objective.loss.name], self.objective.loss
+        return float(losses.slope(kind, rating, score, *losses.around(rating, loss.lowest, loss.step, loss.cuts)))
+
+    def bound(self, w: F64, z: F64, batch: Batch, j: int, rating: float, score: float) -> float:
+        """Return by what the slope of event *j*'s steps is multiplied, so that these take back at most half of the error."""
+        if self.optimizer.name not in ("sgd", "momentum"):
+            return 1.0
+        taken_back = 0.0
+        for histories, count, other in (
+            (batch.user_histories, batch.user_counts[j], z),
+            (batch.item_histories, batch.item_counts[j], w),
+        ):
+            if not len(_history(histories, j)[0]):
+                taken_back += self.rate(count, len(w)) @ np.append(other[:-1] ** 2, 1.0)
+        if self.optimizer.name == "momentum":
+            taken_back /= 1 - self.optimizer.beta1
+        taken_back *= losses.steepest(losses.KINDS[self.objective.loss.name], rating, score)
+        return 1.0 if taken_back <= 0.5 else 0.5 / taken_back
+
+    def rate(self, count: int, size: int) -> F64:
+        """Return η of each factor, and of the bias, of a row that holds *count* ratings."""
+        n = max(count, 1)
+        biases = self.rates.biases if self.objective.biased else 0.0
+        return _by_column(self.rates.factors, biases, size) / (1 + self.rates.decay * n) / n**self.rates.power
+
+    def moments(self, of_users: bool) -> Moments:
+        """Return one side's optimizer state."""
+        return self.optimizer.users if of_users else self.optimizer.items
+
+    def new_row(self, row: int, w: F64, gradient: F64, count: int, *, of_users: bool) -> Learned:
+        """Return row *row*, now ``w``, after a step against the *gradient* of its loss; *count* ratings are its."""
+        penalty = self.objective.penalty
+        ridge, lasso = penalty.on(users=of_users)
+        if not penalty.weighted:
+            ridge, lasso = ridge / max(count, 1), lasso / max(count, 1)
+        weights = _by_column(ridge, penalty.bias if penalty.weighted else penalty.bias / max(count, 1), len(w))
+        if penalty.weighted:
+            gradient = gradient + weights * w
+        rate, direction, state = self._direction(row, gradient, self.rate(count, len(w)), of_users)
+        new = w - rate * direction
+        new[:-1] = [soft(number, eta * lasso) for number, eta in zip(new[:-1], rate[:-1], strict=True)]
+        if not penalty.weighted:
+            new /= 1 + rate * weights
+        if self.objective.nonnegative:
+            new[:-1] = np.maximum(new[:-1], 0.0)
+        return Learned(new, *state)
+
+    def _direction(self, row: int, g: F64, rate: F64, of_users: bool) -> tuple[F64, F64, tuple[F64 | None, F64 | None]]:
+        """Return the rate of each number, the direction in the gradient's place, and the optimizer's new state."""
+        name, beta1, beta2, epsilon, *_ = self.optimizer
+        if name == "sgd":
+            return rate, g, (None, None)
+        first, second, steps = self.moments(of_users)
+        if name == "momentum":
+            velocity = beta1 * first[row].astype(np.float64) + g
+            return rate, velocity, (velocity, None)
+        if name == "adagrad":
+            squares = second[row] + g**2
+            return rate / (np.sqrt(squares) + epsilon), g, (None, squares)
+        squares = beta2 * second[row].astype(np.float64) + (1 - beta2) * g**2
+        if name == "rmsprop":
+            return rate / (np.sqrt(squares) + epsilon), g, (None, squares)
+        mean = beta1 * first[row].astype(np.float64) + (1 - beta1) * g
+        t = int(steps[row]) + 1
+        scale = np.sqrt(squares / (1 - beta2**t)) + epsilon
+        return rate / scale, mean / (1 - beta1**t), (mean, squares)
+
+
 def _row(side: Side, row: int) -> F64:
     """Return ``[u, b]``."""
     return np.append(side.factors[row].astype(np.float64), side.biases[row])
 
 
-def _write(side: Side, row: int, new: F64 | None) -> bool:
-    """Write ``[u, b]`` if every number is one that float32 holds; return whether it was; None changes nothing and is well."""
+def _write(side: Side, row: int, new: Learned | None, moments: Moments | None) -> bool:
+    """Write what *new* says if float32 holds every number; return whether it does. None changes nothing and is well."""
     if new is None:
         return True
     with np.errstate(over="ignore"):
-        narrow = new.astype(np.float32)
-    if not np.isfinite(narrow).all():
+        narrow = [None if numbers is None else numbers.astype(np.float32) for numbers in new]
+    if not all(np.isfinite(numbers).all() for numbers in narrow if numbers is not None):
         return False
-    side.factors[row], side.biases[row] = narrow[:-1], narrow[-1]
+    if narrow[0] is not None:
+        side.factors[row], side.biases[row] = narrow[0][:-1], narrow[0][-1]
+    if moments is not None and narrow[1] is not None:
+        moments.first[row] = narrow[1]
+    if moments is not None and narrow[2] is not None:
+        moments.second[row] = narrow[2]
+    if moments is not None and narrow[1] is not None and narrow[2] is not None:
+        moments.steps[row] += 1
     return True
 
 
@@ -112,61 +222,28 @@ def _history(histories: Histories, j: int) -> tuple[I32, F32]:
 
 
 def _learned(
+    how: Steps,
+    own: Side,
+    row: int,
     w: F64,
     z: F64,
-    error: float,
+    slope: float,
     count: int,
     other: Side,
-    histories: Histories,
-    j: int,
+    history: tuple[I32, F32],
     intercept: float,
-    penalty: Penalty,
-    factor_penalty: float,
-    rates: Rates,
-) -> F64 | None:
-    """Return what event *j* makes of row *w*, whose rating is by row *z* of *other*; None when nothing."""
-    others, ratings = _history(histories, j)
-    if len(ratings):
-        weight = len(ratings) if penalty.weighted else 1.0
-        return _solution(*_problem(other, others, ratings, intercept, weight * factor_penalty, weight * penalty.bias))
-    if not np.isfinite(error):
+    *,
+    of_users: bool,
+) -> Learned | None:
+    """Return what an event makes of *row* of *own*, now *w*, whose rating is by row *z* of *other*; None when nothing."""
+    if len(history[0]):
+        problem = problem_of(other, *history, intercept=intercept, objective=how.objective, of_users=of_users)
+        return Learned(problem.minimiser(w))
+    if not np.isfinite(slope):
         return None
-    rate = _by_column(rates.factors, rates.biases, len(w)) / (1 + rates.decay * count)
-    weights = _by_column(factor_penalty, penalty.bias, len(w))
-    downhill = error * np.append(z[:-1], 1)
-    if penalty.weighted:
-        return w + rate * (downhill - weights * w)
-    return (w + rate * downhill) / (1 + rate * weights / max(count, 1))
-
-
-def _bound(w: F64, z: F64, batch: Batch, j: int, rates: Rates) -> float:
-    """Return by what the error of event *j*'s steps is multiplied, so that these take back at most half of it."""
-    taken_back = 0.0
-    for histories, count, other in (
-        (batch.user_histories, batch.user_counts[j], z),
-        (batch.item_histories, batch.item_counts[j], w),
-    ):
-        if not len(_history(histories, j)[0]):
-            taken_back += (rates.factors * other[:-1] @ other[:-1] + rates.biases) / (1 + rates.decay * max(count, 1))
-    return 1.0 if taken_back <= 0.5 else 0.5 / taken_back
+    return how.new_row(row, w, slope * np.append(z[:-1], 1.0), count, of_users=of_users)
 
 
 def _by_column(factor: float, bias: float, size: int) -> F64:
     """Return one number for each factor, another for the bias."""
     return np.append(np.full(size - 1, factor), bias)
-
-
-def _problem(other: Side, others: I32, ratings: F32, intercept: float, penalty: float, bias_penalty: float) -> tuple[F64, F64]:
-    """Return A and y such that the objective over one row is ``½ |A w − y|²``."""
-    rank = other.factors.shape[1]
-    design = np.column_stack([other.factors[others].astype(np.float64), np.ones(len(others))])
-    target = ratings.astype(np.float64) - intercept - other.biases[others]
-    roots = np.sqrt(_by_column(penalty, bias_penalty, rank + 1))
-    return np.vstack([design, np.diag(roots)]), np.append(target, np.zeros(rank + 1))
-
-
-def _solution(design: F64, target: F64) -> F64:
-    """Return the ``w`` of minimum norm among the minimisers of ``½ |A w − y|²``; NaN where the problem is not finite."""
-    if not (np.isfinite(design).all() and np.isfinite(target).all()):
-        return np.full(design.shape[1], np.nan)
-    return cast(F64, np.linalg.lstsq(design, target, rcond=SINGULAR)[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from factorstream.worker.kernels.api import Penalty, Rates
+from factorstream.worker.kernels.api import Objective, Penalty, Rates
 from factorstream.worker.model.level import Level
 
 
@@ -44,6 +44,10 @@ class Learning:
         """Return the step sizes at *level*."""
         factors = self.LEARNING_RATE / level.spread if self.learning_rate is None else self.learning_rate
         return Rates(factors, self.bias_learning_rate, self.decay)
+
+    def objective(self, level: Level) -> Objective:
+        """Return what is minimised at *level*."""
+        return Objective(self.penalty(level))
 
     def penalty(self, level: Level) -> Penalty:
         """Return λ of the objective at *level*."""

@@ -36,7 +36,7 @@ class Sgd:
                 accepted.item_histories,
             ),
             intercept=level.intercept,
-            penalty=learning.penalty(level),
+            objective=learning.objective(level),
             rates=learning.rates(level),
         )
 
@@ -44,7 +44,6 @@ class Sgd:
         """Set *rows* to the objective's minimiser over each (ALS)."""
         on_users, n = side == USERS, int(rows.max(initial=-1)) + 1
         self._grow(model, n if on_users else 0, 0 if on_users else n)
-        penalty = self._learning.penalty(model.level)
         own, other = (model.users, model.items) if on_users else (model.items, model.users)
         return self._kernels.als(
             own.side,
@@ -52,9 +51,8 @@ class Sgd:
             rows,
             model.ratings.histories_of_users(rows) if on_users else model.ratings.histories_of_items(rows),
             intercept=model.level.intercept,
-            penalty=penalty.user if on_users else penalty.item,
-            bias_penalty=penalty.bias,
-            weighted=penalty.weighted,
+            objective=self._learning.objective(model.level),
+            of_users=on_users,
         )
 
     def end_sweep(self, model: Model) -> None:

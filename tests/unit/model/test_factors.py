@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from factorstream.worker import kernels
-from factorstream.worker.kernels.api import Batch, Histories, Penalty, Rates
+from factorstream.worker.kernels.api import Batch, Histories, Objective, Penalty, Rates
 from factorstream.worker.model.factors import Factors
 
 NONE = Histories(np.zeros(2, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
@@ -18,7 +18,14 @@ def test_a_step_changes_the_rows_it_is_about_and_no_other(rank):
     before = [(side.factors.copy(), side.biases.copy()) for side in (users, items)]
     ones = np.array([9], np.int32)
     batch = Batch(np.array([5], np.int32), np.array([15], np.int32), np.array([3], np.float32), ones, ones, NONE, NONE)
-    learner.sgd(users.side, items.side, batch, intercept=0.0, penalty=Penalty(0.1, 0.1, 0.1, False), rates=Rates(0.1, 0.1, 0.0))
+    learner.sgd(
+        users.side,
+        items.side,
+        batch,
+        intercept=0.0,
+        objective=Objective(Penalty(0.1, 0.1, 0.1, False)),
+        rates=Rates(0.1, 0.1, 0.0),
+    )
     for side, row, (factors, biases) in zip((users, items), (5, 15), before, strict=True):
         assert len(side.side.factors) == len(side.side.biases)
         assert np.flatnonzero((side.factors != factors).any(axis=1)).tolist() == [row]
