@@ -95,6 +95,8 @@ def test_events_between_the_steps_of_a_merge_are_neither_lost_nor_doubled():
                 add(fast, same_rng, 3)
                 user, time = int(rng.integers(50)), int(rng.integers(300))
                 assert np.array_equal(slow.forget_user(user, time), fast.forget_user(user, time))
+                item, time = int(rng.integers(40)), int(rng.integers(300))
+                assert np.array_equal(slow.remove_item(item, time), fast.remove_item(item, time))
         assert same(everything(slow), everything(fast))
         assert_main_is_whole(slow)
 

@@ -9,23 +9,32 @@ from numpy.typing import NDArray
 
 from factorstream.worker.kernels.compiled import Int, bare, inlined, prefetch
 from factorstream.worker.kernels.store import (
+    ACTIVE,
+    FROZEN,
     ITEMS,
+    MERGE_ITEMS,
     NEVER,
     NOWHERE,
+    SORT_USERS,
     TOMBSTONE,
     USERS,
     Row,
     Store,
     append,
     find,
+    find_in_pool,
+    find_in_row,
     hash_of,
+    head_of,
     is_held,
+    is_merged,
     slot_of,
     value_of,
     write,
+    write_main,
 )
 from factorstream.worker.kernels.store_merge import advance, freeze
-from factorstream.worker.kernels.store_read import HELD_ONLY, TOMBSTONES_TOO, read_row
+from factorstream.worker.kernels.store_read import HELD_ONLY, read_row
 
 UNRATE = 1
 AT_ONCE = 512
@@ -185,30 +194,101 @@ def fetch_pairs(store: Store, row: Row, fold_in: Int) -> None:
 
 
 @bare
-def forget_row(store: Store, side: Int, row: Int, time_ms: Int, others: NDArray[np.int32], ratings: NDArray[np.float32]) -> Int:
+def forget_row(store: Store, side: Int, row: Int, time_ms: Int, others: NDArray[np.int32]) -> Int:
     """Forget the pairs of *row* that are not later than *time_ms*, and accept none such again.
 
-    *others* becomes the other rows of the ratings that were held, ascending; returns their number.
+    *others* becomes the other rows of the ratings that were held, those in main first; returns their number.
     """
-    floors, state = store.by_user.floors if side == USERS else store.by_item.floors, store.state[0]
+    floors = store.by_user.floors if side == USERS else store.by_item.floors
     if time_ms <= floors[row] ^ NEVER:
         return 0
     floors[row] = time_ms ^ NEVER
-    state.n_floors += 1
-    n_held = 0
-    for k in range(read_row(store, side, row, TOMBSTONES_TOO, others, ratings, store.by_item.times, np.int64(0))):
-        other = np.int64(others[k])
-        user, item = (row, other) if side == USERS else (other, row)
-        place, at = find(store, user, item, hash_of(user, item))
-        held, held_ms = value_of(store, place, at)
-        if held_ms <= time_ms:
-            write(store, user, item, place, at, np.float32(state.mark), NEVER)
-            state.n_forgotten += 1
-            if is_held(held):
-                count(store, user, item, -1)
-                others[n_held] = other
-                n_held += 1
+    store.state[0].n_floors += 1
+    record = (store.by_user if side == USERS else store.by_item).rows[row]
+    n_held = forget_main(store, side, row, time_ms, others)
+    for number in range(2):
+        entry = head_of(record, number)
+        while entry:
+            pair, place = store.log[entry], ACTIVE if number == store.state[0].active else FROZEN
+            n_held = forget_pair(store, side, pair.user, pair.item, place, entry, time_ms, others, n_held)
+            entry = pair.next_of_user if side == USERS else pair.next_of_item
     return n_held
+
+
+@inlined
+def forget_main(store: Store, side: Int, row: Int, time_ms: Int, others: NDArray[np.int32]) -> Int:
+    """Forget those pairs of a row that its side of main holds; return how many ratings were held.
+
+    Whether a pair is in the frozen pool too has to be looked up only where the row's part of that has been merged already.
+    """
+    index, state = store.by_user if side == USERS else store.by_item, store.state[0]
+    start, stop = index.rows[row].start, index.rows[row].start + index.rows[row].length
+    twice = SORT_USERS <= state.phase <= MERGE_ITEMS and is_merged(store, side, row)
+    n_held: Int = 0
+    for at in range(start, stop):
+        fetch_other(store, side, row, start, at, stop)
+        other = np.int64(index.others[at])
+        user, item = (row, other) if side == USERS else (other, row)
+        entry = find_in_pool(store, 1 - state.active, user, item, hash_of(user, item)) if twice else 0
+        if entry:
+            n_held = forget_pair(store, side, user, item, FROZEN, entry, time_ms, others, n_held)
+        elif not np.isinf(index.ratings[at]):
+            n_held = forget_in_main(store, side, user, item, at, time_ms, others, n_held)
+    return n_held
+
+
+@inlined
+def fetch_other(store: Store, side: Int, row: Int, start: Int, at: Int, stop: Int) -> None:
+    """Ask for what forgetting the next pairs of a row will look at on the other side of main."""
+    index, across = (store.by_user, store.by_item) if side == USERS else (store.by_item, store.by_user)
+    prefetch(across.rows, index.others[np.int64(min(at + FAR, stop - 1))])
+    soon = across.rows[index.others[np.int64(min(at + NEAR, stop - 1))]]
+    middle = soon.start + (soon.length >> 1)
+    prefetch(across.others, middle)
+    prefetch(across.ratings, middle)
+    prefetch(store.by_user.times, middle if side == ITEMS else np.int64(min(at + FAR, stop - 1)))
+
+
+@inlined
+def forget_in_main(
+    store: Store, side: Int, user: Int, item: Int, at: Int, time_ms: Int, others: NDArray[np.int32], n_held: Int
+) -> Int:
+    """Forget a pair that lives in main, on this *side* at *at*, unless it is later; return how many ratings were held by now."""
+    if side == USERS:
+        at_user, at_item = at, find_in_row(store.by_item, store.by_item.rows[item], user)
+    else:
+        at_user, at_item = find_in_row(store.by_user, store.by_user.rows[user], item), at
+    if store.by_user.times[at_user] > time_ms:
+        return n_held
+    held, mark = store.by_user.ratings[at_user], np.float32(store.state[0].mark)
+    write_main(store, USERS, at_user, mark, NEVER)
+    write_main(store, ITEMS, at_item, mark, NEVER)
+    return count_forgotten(store, side, user, item, held, others, n_held)
+
+
+@inlined
+def forget_pair(
+    store: Store, side: Int, user: Int, item: Int, place: Int, at: Int, time_ms: Int, others: NDArray[np.int32], n_held: Int
+) -> Int:
+    """Forget a pair that was found in a pool, unless it is later or forgotten; return how many ratings were held by now."""
+    held, held_ms = value_of(store, place, at)
+    if held_ms > time_ms or np.isinf(held):
+        return n_held
+    write(store, user, item, place, at, np.float32(store.state[0].mark), NEVER)
+    return count_forgotten(store, side, user, item, held, others, n_held)
+
+
+@inlined
+def count_forgotten(
+    store: Store, side: Int, user: Int, item: Int, held: np.float32, others: NDArray[np.int32], n_held: Int
+) -> Int:
+    """Count a pair that was forgotten, and name its other row if it was a rating; return how many were."""
+    store.state[0].n_forgotten += 1
+    if not is_held(held):
+        return n_held
+    count(store, user, item, -1)
+    others[n_held] = item if side == USERS else user
+    return n_held + 1
 
 
 @bare

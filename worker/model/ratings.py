@@ -266,9 +266,8 @@ class Ratings:
 
     def _forget(self, side: int, row: int, timestamp_ms: int) -> I32:
         _check_rows(np.array([row]), (self.n_users, self.n_items)[side])
-        n = row_size(self._store, side, row)
-        others = np.empty(n, np.int32)
-        return others[: forget_row(self._store, side, row, timestamp_ms, others, np.empty(n, np.float32))]
+        others = np.empty(row_size(self._store, side, row), np.int32)
+        return np.sort(others[: forget_row(self._store, side, row, timestamp_ms, others)])
 
     def _histories(self, side: int, rows: I32, counts: I32) -> Histories:
         rows = _column(rows, np.int32)
