@@ -20,10 +20,12 @@ from factorstream.worker.startup import start
 from factorstream.worker.state import State
 from factorstream.worker.timing import Every
 from factorstream.worker.wiring import fresh_model, learning_of
+from tests.laws.disk import Disk
 
 KEY = bytes(range(32))
 EFFECTS = {"poll", "put", "flush", "publish", "take", "claim", "begin", "commit"}
 NOW_MS = 1_700_000_000_000
+PLATFORM = kernels.platform()
 
 
 class Crash(Exception):
@@ -60,7 +62,7 @@ class World:
     """What survives crashes."""
 
     log: MemoryLog = field(default_factory=MemoryLog)
-    folder: MemoryFolder = field(default_factory=MemoryFolder)
+    folder: MemoryFolder | Disk = field(default_factory=MemoryFolder)
     table: MemoryTable = field(default_factory=MemoryTable)
     dead: MemoryDeadLetters = field(default_factory=MemoryDeadLetters)
 
@@ -73,24 +75,40 @@ def settings_of(*assignments):
     return load(None, ["model.rank=3", "sweep.block_visits=7", "sweep.when_idle=false", *assignments], {})
 
 
+def opened(folder, fuse):
+    """Return the checkpoints in *folder* for a worker that starts: one that is dead holds no lock."""
+    if isinstance(folder, Disk):
+        return folder.open(fuse)
+    folder.locked = False
+    return MemoryCheckpoints(folder)
+
+
 def worker(world, settings, *, fuse=None, max_records=3, journal_id="journal"):
     """Start a worker in *world*; return its state, its parts and its turns."""
     fuse = fuse or Fuse()
-    world.folder.locked = False  # a dead process holds no lock
     ticks = itertools.count()
 
     def clock():
         return float(next(ticks)) / 10
 
+    def wall_ms():
+        return NOW_MS
+
     source = Fused(MemorySource(world.log, max_records=max_records), fuse)
     publisher = Fused(MemoryPublisher(world.table, replace=settings.redis.replace), fuse)
-    checkpoints = Fused(MemoryCheckpoints(world.folder), fuse)
+    checkpoints = Fused(opened(world.folder, fuse), fuse)
     learning = learning_of(settings)
     learner = Learner(kernels.select("cpu"), learning)
     shape = {"name": "default", "loss": "squared", "learner": "sgd", "seed": settings.model.seed}
     state = State(fresh_model(settings), learning, journal_id=journal_id, key=KEY, shape=shape)
     snapshot = start(
-        state, source=source, publisher=publisher, checkpoints=checkpoints, patience_s=0, platform="test", wall_ms=lambda: NOW_MS
+        state,
+        source=source,
+        publisher=publisher,
+        checkpoints=checkpoints,
+        patience_s=0,
+        platform=PLATFORM,
+        wall_ms=lambda: NOW_MS,
     )
     parts = Parts(
         source=source,

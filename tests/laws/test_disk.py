@@ -1,0 +1,70 @@
+"""The laws that checkpoints matter for, on real files; a crash comes before any of them is written, too."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from factorstream.worker.adapters import files
+from factorstream.worker.adapters.files import FileCheckpoints
+from factorstream.worker.verification import verify
+from tests.laws.disk import disk
+from tests.laws.strategies import logs
+from tests.laws.world import Crash, Fuse, World, held, live, settings_of, worker
+
+SETTINGS = settings_of()
+IDLE = settings_of("sweep.when_idle=true", "model.rating_max=5")
+many_crashes = st.lists(st.integers(0, 150), max_size=4)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_journals():
+    """Fold or join the journal at every chance, as it happens after weeks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "COMPACT_SEGMENTS", 2)
+        yield
+
+
+@given(logs(max_size=40), many_crashes, st.integers(1, 7), st.integers(1, 3), st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_a_crash_before_any_file_changes_nothing(log, crashes, max_records, keep, keep_journal):
+    calm = World()
+    calm.write(log)
+    expected = live(calm, SETTINGS, max_records=max_records)
+    with disk(keep=keep, keep_journal=keep_journal) as folder:
+        world = World(folder=folder)
+        world.write(log)
+        state = live(world, SETTINGS, crashes=crashes, max_records=max_records)
+        assert state.model.state_hash() == expected.model.state_hash()
+        assert held(state) == held(expected)
+        assert world.log.committed == calm.log.committed
+        assert len(list(folder.path.glob("checkpoint-*"))) <= keep
+        assert_nothing_lies_about(folder.path)
+
+
+@given(logs(max_size=40), many_crashes, st.integers(1, 7), st.integers(0, 12), st.integers(1, 3), st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_any_run_with_any_crashes_is_what_its_own_files_say(log, crashes, max_records, n_idle, keep, keep_journal):
+    with disk(keep=keep, keep_journal=keep_journal) as folder:
+        world = World(folder=folder)
+        world.write(log)
+        for length in [*crashes, None]:
+            try:
+                state, parts, turns = worker(world, IDLE, fuse=Fuse(length), max_records=max_records)
+                for _, _ in zip(range(len(log) + n_idle), turns, strict=False):
+                    pass
+                parts.checkpoints.begin(parts.snapshot(state))
+                parts.checkpoints.durable()
+            except Crash:
+                continue
+        found = verify(FileCheckpoints(folder.path))
+        assert found.ok
+        assert found.comparable
+        assert found.state_hash == state.model.state_hash()
+        if keep_journal:
+            assert found.replayed >= len(held(state))
+
+
+def assert_nothing_lies_about(path):
+    store = FileCheckpoints(path)
+    named = {file.name for manifest in store.manifests() for file in store.manifest(manifest).files()}
+    assert {file.name for file in (path / "data").iterdir()} == named
