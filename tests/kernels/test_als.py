@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from factorstream.worker.kernels import available_kernels, cpu
 from factorstream.worker.kernels.api import Histories, Objective, Penalty, Side
+from factorstream.worker.kernels.cpu_als import PIECE
 from tests.kernels.problems import copied, histories_of, objective, side
 
 REFERENCE = available_kernels()[0]
@@ -174,6 +175,26 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch):
     for threads in (1, 2, 3, 8):
         monkeypatch.setattr(cpu, "threads", threads)
         own, gains = problem.run(cpu)
+        results.add((own.factors.tobytes(), own.biases.tobytes(), gains.tobytes()))
+    assert len(results) == 1
+
+
+@every_other
+@pytest.mark.parametrize("rank", [3, 20])
+def test_a_very_long_row_is_the_reference_whatever_shares_the_work(kernels, rank, monkeypatch):
+    monkeypatch.setattr(cpu, "WORTH_A_THREAD", 1)
+    rng = np.random.default_rng(rank)
+    lengths = np.array([100_000, 2 * PIECE, PIECE, PIECE + 1, 7])
+    others = np.concatenate([np.sort(rng.choice(120_000, n, replace=False)) for n in lengths]).astype(np.int32)
+    ratings = rng.normal(3.5, 1, lengths.sum()).astype(np.float32)
+    held = Histories(np.concatenate([[0], np.cumsum(lengths)]), others, ratings)
+    problem = Sweep(side(rng, 5, rank), side(rng, 120_000, rank), held, 0.05, 0.05, True)
+    expected, expected_gains = problem.run(REFERENCE)
+    results = set()
+    for threads in (1, 2, 3):
+        monkeypatch.setattr(cpu, "threads", threads)
+        own, gains = problem.run(kernels)
+        assert_close((*own, gains), (*expected, expected_gains), tolerance=1e-5)
         results.add((own.factors.tobytes(), own.biases.tobytes(), gains.tobytes()))
     assert len(results) == 1
 

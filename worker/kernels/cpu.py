@@ -87,15 +87,21 @@ def _least_squares(
     flat_own, flat_other, rows, histories = _side(own), _side(other), _int32(rows), _histories(histories)
     rank, counts = own.factors.shape[1], np.diff(histories.starts)
     gains, careful = np.zeros(len(rows)), np.full(len(rows), penalty <= 0)
-    groups, taken = cpu_als.groups(counts, rank), np.zeros(1, np.int64)
+    pieces, groups, taken = cpu_als.pieces(counts, rank), cpu_als.groups(counts, rank), np.zeros((2, 1), np.int64)
     numbers = _scalar(intercept), _scalar(penalty), _scalar(bias_penalty), bool(weighted)
 
-    def work() -> None:
+    def sum_pieces() -> None:
+        cpu_als.sum_pieces(flat_own, flat_other, rows, histories, pieces, taken[0], numbers, cpu_als.room(rank))
+
+    def solve_groups() -> None:
         room = cpu_als.room(rank)
-        cpu_als.solve_groups(flat_own, flat_other, rows, histories, groups, taken, numbers, room, gains, careful)
+        cpu_als.solve_groups(flat_own, flat_other, rows, histories, pieces, groups, taken[1], numbers, room, gains, careful)
 
     if penalty > 0:
-        _in_threads(work, int(counts.sum()) * rank)
+        visits = int(counts.sum()) * rank
+        if len(pieces.entries):
+            _in_threads(sum_pieces, visits)
+        _in_threads(solve_groups, visits)
     for j in np.flatnonzero(careful):
         weight = counts[j] if weighted else 1
         ratings = _entry(histories, j)

@@ -9,6 +9,9 @@ neighbours, so a row's bits depend neither on its group nor on the thread.
 - The others are *short*: ``(V Vᵀ + λ I) α = x − … − b``, ``u = Vᵀ α``, n × n.
 
 Both are one symmetric system with two right-hand sides, and the bias is their Schur complement.
+
+The system of a row with more than `PIECE` ratings is summed in pieces of that length, which threads share, and the pieces' sums
+are added in order: pieces depend on the row alone, so the number of threads changes no bit.
 """
 
 from __future__ import annotations
@@ -45,6 +48,9 @@ PANEL = 8192
 
 AHEAD = 8
 """Ratings between asking for a row and using it."""
+
+PIECE = 1 << 15
+"""Ratings of a long row that are one thread's work; more than a row has factors."""
 
 CANCELLED = np.float32(64)
 """A change so many times larger than the row it leads to has cost float32 too many digits."""
@@ -105,6 +111,28 @@ def room(rank: int) -> Room:
     return Room(*(np.zeros(size, np.float32) for size in sizes))
 
 
+class Pieces(NamedTuple):
+    """The long rows' systems, in pieces."""
+
+    entries: NDArray[np.int32]
+    """``(n,)``: whose piece it is."""
+    first: NDArray[np.int64]
+    """``(entries + 1,)``: an entry's pieces are ``first[entry]:first[entry + 1]``; none if it is not long."""
+    systems: NDArray[np.float32]
+    """``(n, padded(K) + 2, padded(K))``, flat: laid out as in `Room`."""
+    residuals: NDArray[np.float64]
+    """``(n,)``: their sum."""
+
+
+def pieces(counts: NDArray[np.int64], rank: int) -> Pieces:
+    """Cut entries that are longer than `PIECE`; their sums are to be made by `sum_pieces`."""
+    n_pieces = np.where(counts > PIECE, -(-counts // PIECE), 0)
+    first = np.concatenate([[0], np.cumsum(n_pieces)])
+    n, vector = int(first[-1]), -(-rank // LANES) * LANES
+    entries = np.repeat(np.arange(len(counts), dtype=np.int32), n_pieces)
+    return Pieces(entries, first, np.zeros(n * (vector + 2) * vector, np.float32), np.zeros(n))
+
+
 def groups(counts: NDArray[np.int64], rank: int) -> NDArray[np.int32]:
     """Return ``(n, LANES)`` entries to solve together, −1 where a lane is empty.
 
@@ -121,8 +149,36 @@ def _filled(entries: NDArray[np.int64]) -> NDArray[np.int32]:
 
 
 @bare
+def sum_pieces(own: Any, other: Any, rows: Any, histories: Any, pieces: Any, counter: Any, numbers: Any, room: Any) -> None:
+    """Sum one piece after another, each the next that no thread has taken, until none is left; *own* and *other* are flat."""
+    rank = own.factors.shape[0] // own.biases.shape[0]
+    size = (padded(rank) + 2) * padded(rank)
+    while True:
+        piece = take_number(counter)
+        if piece >= pieces.entries.shape[0]:
+            return
+        entry = np.int64(pieces.entries[piece])
+        load_old(own, np.int64(rows[entry]), rank, room, 0)
+        begin = histories.starts[entry] + (piece - pieces.first[entry]) * PIECE
+        end = min(begin + PIECE, histories.starts[entry + 1])
+        pieces.residuals[piece] = sum_by_factors(
+            other, rank, histories, begin, end, numbers[0], room, 0, pieces.systems, piece * size
+        )
+
+
+@bare
 def solve_groups(
-    own: Any, other: Any, rows: Any, histories: Any, groups: Any, counter: Any, numbers: Any, room: Any, gains: Any, careful: Any
+    own: Any,
+    other: Any,
+    rows: Any,
+    histories: Any,
+    pieces: Any,
+    groups: Any,
+    counter: Any,
+    numbers: Any,
+    room: Any,
+    gains: Any,
+    careful: Any,
 ) -> None:
     """Solve one group after another, each the next that no thread has taken, until none is left; *own* and *other* are flat.
 
@@ -133,12 +189,21 @@ def solve_groups(
         number = take_number(counter)
         if number >= groups.shape[0]:
             return
-        solve_group(own, other, rows, histories, groups[number], numbers, room, gains, careful)
+        solve_group(own, other, rows, histories, pieces, groups[number], numbers, room, gains, careful)
 
 
 @inlined
 def solve_group(
-    own: Any, other: Any, rows: Any, histories: Any, group: Any, numbers: Any, room: Any, gains: Any, careful: Any
+    own: Any,
+    other: Any,
+    rows: Any,
+    histories: Any,
+    pieces: Any,
+    group: Any,
+    numbers: Any,
+    room: Any,
+    gains: Any,
+    careful: Any,
 ) -> None:
     """Solve the rows of one group, as many as it has."""
     intercept, penalty, bias_penalty, weighted = numbers
@@ -160,7 +225,7 @@ def solve_group(
         if entry >= 0:
             load_old(own, np.int64(rows[entry]), rank, room, lane)
         if n >= rank:
-            sum_by_factors(other, rank, histories, entry, intercept, room, lane)
+            sum_tall(other, rank, histories, pieces, entry, intercept, room, lane)
         elif n > 0:
             sum_by_ratings(other, rank, histories, entry, intercept, room, lane)
         room.totals[SIZE * LANES + lane] = min(n, rank)
@@ -193,17 +258,43 @@ def load_old(own: Any, row: Int, rank: int, room: Any, lane: int) -> None:
 
 
 @inlined
-def sum_by_factors(other: Any, rank: int, histories: Any, entry: Int, intercept: Any, room: Any, lane: int) -> None:
-    """Sum a tall row's system: ``Σ v vᵀ``, and below it h and g; ρ into the totals."""
+def sum_tall(other: Any, rank: int, histories: Any, pieces: Any, entry: Int, intercept: Any, room: Any, lane: int) -> None:
+    """Sum a tall row's system, penalties on what it is now included: ``Σ v vᵀ``, and below it h and g; ρ into the totals."""
     vector = padded(rank)
-    panel, system, old = len(room.residuals), lane * (vector + 2) * vector, lane * (vector + 1)
-    border = system + vector * vector
+    size, old = (vector + 2) * vector, lane * (vector + 1)
+    total, system = 0.0, lane * size
+    if length(histories, entry) > PIECE:
+        for piece in range(pieces.first[entry], pieces.first[entry + 1]):
+            add_scaled(room.systems, system, ONE, pieces.systems, piece * size, size)
+            total += pieces.residuals[piece]
+    else:
+        begin, end = histories.starts[entry], histories.starts[entry + 1]
+        total = sum_by_factors(other, rank, histories, begin, end, intercept, room, lane, room.systems, system)
+    add_scaled(room.systems, system + vector * vector, -room.totals[PENALTY * LANES + lane], room.old, old, vector)
+    room.totals[RESIDUAL * LANES + lane] = total - room.totals[BIAS_PENALTY * LANES + lane] * room.old[old + vector]
+
+
+@inlined
+def sum_by_factors(
+    other: Any,
+    rank: int,
+    histories: Any,
+    begin: Int,
+    end: Int,
+    intercept: Any,
+    room: Any,
+    lane: int,
+    systems: Any,
+    system: Int,
+) -> float:
+    """Add ratings ``begin:end`` of a lane's row to its system, which begins at *system*; return the sum of their residuals."""
+    vector = padded(rank)
+    panel, old, border = len(room.residuals), lane * (vector + 1), system + vector * vector
     bias, total = room.old[old + vector], 0.0
-    begin, end = histories.starts[entry], histories.starts[entry + 1]
     while begin < end:
         n = min(panel, end - begin)
         for t in range(n):
-            if t + AHEAD < n:
+            if t + AHEAD < end - begin:
                 ask_to_read(other.factors, np.int64(histories.others[begin + t + AHEAD]) * rank, rank)
             row = np.int64(histories.others[begin + t])
             copy_padded(other.factors, row * rank, rank, room.gathered, t * vector)
@@ -212,11 +303,10 @@ def sum_by_factors(other: Any, rank: int, histories: Any, entry: Int, intercept:
             total += room.residuals[t]
         for i in range(0, vector, LANES):
             for j in range(0, i + 1, LANES):
-                add_tile(room.gathered, n, vector, i, j, room.systems, system)
-            add_border(room.gathered, room.residuals, n, vector, i, room.systems, border)
+                add_tile(room.gathered, n, vector, i, j, systems, system)
+            add_border(room.gathered, room.residuals, n, vector, i, systems, border)
         begin += n
-    add_scaled(room.systems, border, -room.totals[PENALTY * LANES + lane], room.old, old, vector)
-    room.totals[RESIDUAL * LANES + lane] = total - room.totals[BIAS_PENALTY * LANES + lane] * bias
+    return total
 
 
 @inlined
