@@ -47,6 +47,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     removed_users: list[str]
     """Forgotten, and still to be deleted from Redis."""
     removed_items: list[str]
+    seen_items: int | None = None
+    """How long the lists of seen items were, those still to be published included; None: not known."""
     anew: bool
     """Whether everything was still being published anew."""
     range: tuple[float | None, float | None]

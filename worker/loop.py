@@ -214,7 +214,8 @@ class Worker:
     def _unpublished(self) -> bool:
         model, pending = self.state.model, self.state.pending
         n_rows = pending.n_rows(model.users.n, model.items.n)
-        return bool(n_rows or pending.blocks or pending.removed_users or pending.removed_items)
+        listed = pending.seen[: model.users.n].any()
+        return bool(n_rows or listed or pending.blocks or pending.removed_users or pending.removed_items)
 
     def _publish(self, turn: Turn, *, everything: bool = False) -> bool:
         """Publish what changed; return whether Redis took it. One that is away keeps the rows changed, and learning goes on."""

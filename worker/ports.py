@@ -111,7 +111,10 @@ class Embeddings:
 
 @dataclass(frozen=True, slots=True)
 class SeenItems:
-    """Item slots that users have rated, newest first: those of ``ids[j]`` are ``slots[starts[j]:starts[j + 1]]``."""
+    """Item slots that users have rated, newest first: those of ``ids[j]`` are ``slots[starts[j]:starts[j + 1]]``.
+
+    An empty list is deleted rather than written.
+    """
 
     ids: Sequence[str]
     starts: NDArray[np.int64]
@@ -219,7 +222,8 @@ class CheckpointStore(Protocol):
     def begin(self, snapshot: Snapshot) -> None:
         """Start making *snapshot* durable beside the caller; its arrays belong to the store until `busy` is false.
 
-        Only when not `busy`. What a failed one held of the journal and the ids is written with the next.
+        Only when not `busy`, and `durable` has told of the one before. What a failed one held of the journal and the ids is
+        written with the next.
         """
 
     @property

@@ -103,7 +103,7 @@ class Drafter:
         n_solved = ROWS_AT_ONCE if everything or pending.renewal is not None else SOLVED_AT_ONCE
         users = self._users.rows(pending.users[: model.users.n], n_solved)
         items = self._items.rows(pending.items[: model.items.n], n_solved)
-        seen = self._seen_lists.rows(pending.seen[: model.users.n]) if self._seen_items else users[:0]
+        seen = self._seen_lists.rows(pending.seen[: model.users.n])
         blocks = list(pending.blocks) if everything else self._affordable(state)
         publication = Publication(
             position=model.position,

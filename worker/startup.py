@@ -26,6 +26,7 @@ def start(
     publisher: Publisher,
     checkpoints: CheckpointStore,
     patience_s: float,
+    seen_items: int,
     platform: str,
     wall_ms: Callable[[], int],
 ) -> Callable[[State], Snapshot]:
@@ -45,6 +46,8 @@ def start(
         facts = checkpoint.facts
         check_shape(state, facts)
         state.restore(checkpoint)
+        if facts.seen_items != seen_items:
+            state.pending.seen[: facts.n_users] = True  # readers have lists of another length
         known = SourceIdentity(facts.cluster_id, facts.topic, facts.topic_id)
         left = None if facts.anew else facts.sequence  # a renewal that was not finished begins again
         log.info("checkpoint restored", position=facts.position, n_ratings=facts.n_ratings, offsets=facts.offsets)
@@ -52,7 +55,7 @@ def start(
     identity = source.open(state.offsets, known)
     state.epoch = max(epoch, checkpoints.epoch()) + 1
     checkpoints.claim(state.epoch)
-    snapshot = snapshooter(publisher, identity, platform, wall_ms)
+    snapshot = snapshooter(publisher, identity, seen_items, platform, wall_ms)
     if checkpoint is None:
         checkpoints.begin(snapshot(state))  # the journal's id must survive before Redis shows it
         checkpoints.wait()
@@ -66,13 +69,15 @@ def start(
 
 
 def snapshooter(
-    publisher: Publisher, identity: SourceIdentity, platform: str, wall_ms: Callable[[], int]
+    publisher: Publisher, identity: SourceIdentity, seen_items: int, platform: str, wall_ms: Callable[[], int]
 ) -> Callable[[State], Snapshot]:
     """Return a function that takes a snapshot of a state, knowing where its records come from and what was published."""
     source = (identity.cluster_id, identity.topic, identity.topic_id)
 
     def snapshot(state: State) -> Snapshot:
-        return state.snapshot(sequence=publisher.sequence, source=source, platform=platform, created_ms=wall_ms())
+        return state.snapshot(
+            sequence=publisher.sequence, source=source, seen_items=seen_items, platform=platform, created_ms=wall_ms()
+        )
 
     return snapshot
 

@@ -60,7 +60,9 @@ class State:
 
     # --- surviving
 
-    def snapshot(self, *, sequence: int, source: tuple[str, str, str], platform: str, created_ms: int) -> Snapshot:
+    def snapshot(
+        self, *, sequence: int, source: tuple[str, str, str], seen_items: int, platform: str, created_ms: int
+    ) -> Snapshot:
         """Copy what a checkpoint needs. Only when no other snapshot is being written: the copies' memory is used again."""
         model, ratings = self.model, self.model.ratings
         n_users, n_items = len(self.identities.users.names), len(self.identities.items.names)
@@ -68,6 +70,7 @@ class State:
         arrays = {name: self._copy(name, live) for name, live in model.tables().items()}
         arrays["users.pending"] = np.flatnonzero(self.pending.users[:n_users])
         arrays["items.pending"] = np.flatnonzero(self.pending.items[:n_items])
+        arrays["seen.pending"] = np.flatnonzero(self.pending.seen[:n_users])
         arrays["blocks.pending"] = np.array(list(self.pending.blocks), np.int64)
         arrays.update(self.identities.arrays())
         facts = Facts(
@@ -87,6 +90,7 @@ class State:
             n_ratings=ratings.n_ratings,
             removed_users=list(self.pending.removed_users),
             removed_items=list(self.pending.removed_items),
+            seen_items=seen_items,
             anew=self.pending.renewal is not None,
             range=self.range,
             level=Level(**asdict(model.level)),
@@ -113,6 +117,7 @@ class State:
         self.pending.removed_items = dict.fromkeys(facts.removed_items)
         self.pending.add_users(arrays["users.pending"].astype(np.int32))
         self.pending.add_items(arrays["items.pending"].astype(np.int32))
+        self.pending.seen[arrays.get("seen.pending", arrays["users.pending"])] = True
         self.pending.blocks.update(dict.fromkeys(arrays["blocks.pending"].tolist()))
         for name, live in self.model.tables().items():  # now, so that the first checkpoint finds memory to copy into
             self._copy(name, live)

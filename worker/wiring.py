@@ -74,6 +74,7 @@ def wire(settings: Settings) -> Wired:
         publisher=publisher,
         checkpoints=checkpoints,
         patience_s=settings.redis.timeout_s,
+        seen_items=settings.publish.seen_items,
         platform=kernels.platform(),
         wall_ms=wall_ms,
     )

@@ -130,7 +130,9 @@ def save(checkpoints, state, identity):
     """Write a checkpoint of *state*, which has learned what is before the first record of *identity*, all of it published."""
     source = (identity.cluster_id, identity.topic, identity.topic_id)
     state.epoch, state.pending = EPOCH, Pending()
-    checkpoints.begin(state.snapshot(sequence=0, source=source, platform=kernels.platform(), created_ms=wall_ms()))
+    checkpoints.begin(
+        state.snapshot(sequence=0, source=source, seen_items=256, platform=kernels.platform(), created_ms=wall_ms())
+    )
     checkpoints.wait()
     checkpoints.durable()
 
@@ -153,7 +155,7 @@ def turns(settings, log, checkpoints):
         publisher=publisher,
         checkpoints=checkpoints,
         dead_letters=MemoryDeadLetters(),
-        snapshot=snapshooter(publisher, identity, kernels.platform(), wall_ms),
+        snapshot=snapshooter(publisher, identity, 256, kernels.platform(), wall_ms),
         publish_every=Every(0.02, clock),
         heartbeat_every=Every(1.0, clock),
         checkpoint_every=Every(CHECKPOINT_EVERY_S, clock),

@@ -142,7 +142,8 @@ def test_everything_published_is_there_to_read(store, n_buckets):
         assert embedding.n_ratings == number
         assert embedding.timestamp_ms == 1_005
         assert embedding.augmented.tolist() == [len(name), 5, 0.5, 0.25, 1]
-        assert unpack_seen(found[seen_key(store.model, name, n_buckets).encode()]).tolist() == list(range(number))
+        slots = found.get(seen_key(store.model, name, n_buckets).encode())
+        assert (None if slots is None else unpack_seen(slots).tolist()) == (list(range(number)) or None)
     assert unpack("m2", "item", found[item_key(store.model, "m2", n_buckets).encode()]).version == (7, 5)
     for number in (0, 2):
         block = unpack_block(found[block_key(store.model, number, n_buckets).encode()])
@@ -168,6 +169,15 @@ def test_an_empty_publication_says_that_the_worker_is_there(store):
     publisher = started(store)
     assert publisher.publish(publication(9))
     assert unpack_meta(store.all()[meta_key(store.model).encode()]).position == 9
+
+
+def test_a_list_of_seen_items_that_became_empty_is_deleted(store):
+    publisher = started(store)
+    publisher.publish(publication(1, ["u1", "u2"], histories={"u1": [1], "u2": [2]}))
+    publisher.publish(publication(2, ["u1", "u2"], histories={"u1": [], "u2": [3]}))
+    found = store.all()
+    assert seen_key(store.model, "u1").encode() not in found
+    assert unpack_seen(found[seen_key(store.model, "u2").encode()]).tolist() == [3]
 
 
 def test_a_table_that_nobody_wrote_has_no_epoch_and_no_journal(store):

@@ -52,6 +52,7 @@ def test_any_run_with_any_crashes_is_what_its_own_files_say(log, crashes, max_re
                 state, parts, turns = worker(world, IDLE, fuse=Fuse(length), max_records=max_records)
                 for _, _ in zip(range(len(log) + n_idle), turns, strict=False):
                     pass
+                parts.checkpoints.durable()
                 parts.checkpoints.begin(parts.snapshot(state))
                 parts.checkpoints.durable()
             except Crash:

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from factorstream.keys import seen_prefix
+from factorstream.seen import unpack_seen
 from factorstream.worker.adapters.memory import MemoryTable
 from factorstream.worker.errors import Fenced, ForeignJournal, PublisherUnavailable
 from factorstream.worker.loop import Worker
 from tests.laws.strategies import logs, rating_logs
-from tests.laws.world import World, published, settings_of, worker
+from tests.laws.world import World, live, published, settings_of, worker
 
 SETTINGS = settings_of()
 
@@ -119,6 +121,30 @@ def test_keys_of_another_journal_are_refused_unless_they_may_be_replaced():
         worker(other, SETTINGS, journal_id="another")
     list(worker(other, settings_of("redis.replace=true"), journal_id="another")[2])
     assert {name for side, name in published(other) if side == "user"} == {"u2"}
+
+
+@given(logs(), st.lists(st.sampled_from([0, 1, 2, 4, 100]), min_size=2, max_size=4), st.lists(st.integers(0, 30), max_size=3))
+@settings(max_examples=60, deadline=None)
+def test_lists_of_seen_items_are_as_long_as_the_settings_say_also_when_these_changed(log, lengths, crashes):
+    world = World()
+    for n, length in enumerate(lengths):
+        world.write(log[n :: len(lengths)])
+        state = live(world, settings_of(f"publish.seen_items={length}"), crashes=crashes[n : n + 1])
+        ids, ratings = state.identities.users, state.model.ratings
+        assert seen_lists(world) == {
+            name: newest
+            for name, row in ids.items()
+            if (newest := ratings.newest_items(np.array([row]), length).item_rows.tolist())
+        }
+
+
+def seen_lists(world):
+    prefix = seen_prefix("default", 0).encode()
+    return {
+        key.removeprefix(prefix).decode(): unpack_seen(value).tolist()
+        for key, value in world.table.values.items()
+        if key.startswith(prefix)
+    }
 
 
 class FalteringTable(MemoryTable):

@@ -72,7 +72,7 @@ class World:
 
 
 def settings_of(*assignments):
-    return load(None, ["model.rank=3", "sweep.block_visits=7", "sweep.when_idle=false", *assignments], {})
+    return load(None, ["model.rank=3", "publish.seen_items=4", "sweep.block_visits=7", "sweep.when_idle=false", *assignments], {})
 
 
 def opened(folder, fuse):
@@ -107,14 +107,17 @@ def worker(world, settings, *, fuse=None, max_records=3, journal_id="journal"):
         publisher=publisher,
         checkpoints=checkpoints,
         patience_s=0,
+        seen_items=settings.publish.seen_items,
         platform=PLATFORM,
-        wall_ms=lambda: NOW_MS,
+        wall_ms=wall_ms,
     )
     parts = Parts(
         source=source,
         intake=Intake(rating_min=None, rating_max=None, max_reject_share=1.0),
         learner=learner,
-        drafter=Drafter(learner.rule.readout, seen_items=4, block_bytes_per_s=1e6, loss="squared", clock=clock),
+        drafter=Drafter(
+            learner.rule.readout, seen_items=settings.publish.seen_items, block_bytes_per_s=1e6, loss="squared", clock=clock
+        ),
         publisher=publisher,
         checkpoints=checkpoints,
         dead_letters=Fused(world.dead, fuse),

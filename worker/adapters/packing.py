@@ -107,7 +107,12 @@ def _cut_seen(seen: SeenItems, prefix: bytes) -> Iterator[Piece]:
 def _pack_seen(seen: SeenItems, part: slice, prefix: bytes) -> Changes:
     starts = seen.starts[part.start : part.stop + 1]
     values = pack_seen(seen.slots[starts[0] : starts[-1]], starts - starts[0])
-    return Changes([prefix + user_id.encode() for user_id in seen.ids[part]], values)
+    keys = [prefix + user_id.encode() for user_id in seen.ids[part]]
+    if all(values):
+        return Changes(keys, values)
+    kept = [(key, value) for key, value in zip(keys, values, strict=True) if value]
+    removed = [key for key, value in zip(keys, values, strict=True) if not value]
+    return Changes([key for key, _ in kept], [value for _, value in kept], removed)
 
 
 def _block_piece(block: Block, key: bytes, *, epoch: int, position: int) -> Piece:
