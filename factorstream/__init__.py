@@ -27,6 +27,7 @@ from factorstream.errors import (
     UnreadableValue,
 )
 from factorstream.meta import Meta
+from factorstream.ranking import Ranking
 from factorstream.rating import Event, ForgetUser, Rating, RemoveItem, Unrate
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ __all__ = [
     "ModelNotFound",
     "Producer",
     "ProducerUnavailable",
+    "Ranking",
     "Rating",
     "Reader",
     "ReaderUnavailable",

@@ -23,9 +23,10 @@ from redis.retry import Retry
 from factorstream import keys
 from factorstream.blocks import VERSIONS, unpack_block, unpack_versions
 from factorstream.catalogue import Catalogue
-from factorstream.embedding import Embedding, Side, unpack
+from factorstream.embedding import Embedding, Side, Version, unpack
 from factorstream.errors import InvalidAddress, ModelNotFound, ReaderUnavailable
 from factorstream.meta import Meta, link, unpack_meta
+from factorstream.ranking import Ranking
 from factorstream.seen import unpack_seen
 
 F64 = NDArray[np.float64]
@@ -84,9 +85,7 @@ class Reader:
         items = [_embedding(meta, "item", item_id, value) for item_id, value in zip(item_ids, values[1:], strict=True)]
         return _predictions(meta, user, items)
 
-    def top_n(
-        self, user_id: str, n: int = 10, *, exclude: Collection[str] = (), exclude_seen: bool = True
-    ) -> list[tuple[str, float]]:
+    def top_n(self, user_id: str, n: int = 10, *, exclude: Collection[str] = (), exclude_seen: bool = True) -> Ranking:
         """Return the *n* items with the highest predicted rating and that rating, best first.
 
         For an unknown user: the items that everybody rates highest.
@@ -111,16 +110,16 @@ class Reader:
                 catalogue = self._refreshed(meta, versions)
                 return catalogue.best(query, n_candidates, without=[seen_slots, catalogue.slots_of(exclude)])
 
-        return self._ranked(n, candidates, lambda meta, items: _predictions(meta, user, items))
+        return self._ranked(meta, n, candidates, lambda meta, items: _predictions(meta, user, items))
 
-    def similar_items(self, item_id: str, n: int = 10) -> list[tuple[str, float]]:
+    def similar_items(self, item_id: str, n: int = 10) -> Ranking:
         """Return the *n* items whose factors point most nearly the same way, and the cosine; none for an unknown item."""
         meta, (row, versions) = self._fetch(
             lambda n_buckets: [keys.item_key(self.model, item_id, n_buckets), keys.blocks_key(self.model)]
         )
         item = _embedding(meta, "item", item_id, row)
         if item is None:
-            return []
+            return _best(meta, [], [], 0)
         query = np.append(item.vector, np.zeros(2, np.float32))
 
         def candidates(n_candidates: int) -> list[str]:
@@ -128,9 +127,9 @@ class Reader:
                 catalogue = self._refreshed(meta, versions)
                 return catalogue.best(query, n_candidates, without=[catalogue.slots_of([item_id])], cosine=True)
 
-        return self._ranked(n, candidates, lambda _, items: _cosines(item, items))
+        return self._ranked(meta, n, candidates, lambda _, items: _cosines(item, items))
 
-    def similar_users(self, user_id: str, n: int = 10, *, among: Collection[str]) -> list[tuple[str, float]]:
+    def similar_users(self, user_id: str, n: int = 10, *, among: Collection[str]) -> Ranking:
         """Return the *n* users *among* those named whose factors point most nearly the same way, and the cosine.
 
         Unknown users are left out, and so is the user; none for an unknown user.
@@ -142,7 +141,7 @@ class Reader:
         user = _embedding(meta, "user", user_id, values[0])
         rows = [_embedding(meta, "user", other_id, value) for other_id, value in zip(others, values[1:], strict=True)]
         known = [row for row in rows if row is not None]
-        return _best(known, _cosines(user, known), n) if user else []
+        return _best(meta, known, _cosines(user, known), n) if user else _best(meta, [], [], 0)
 
     def close(self) -> None:
         """Give back the connections. Safe to call twice."""
@@ -155,8 +154,8 @@ class Reader:
         self.close()
 
     def _ranked(
-        self, n: int, candidates: Callable[[int], list[str]], scores: Callable[[Meta, list[Embedding]], list[float]]
-    ) -> list[tuple[str, float]]:
+        self, meta: Meta, n: int, candidates: Callable[[int], list[str]], scores: Callable[[Meta, list[Embedding]], list[float]]
+    ) -> Ranking:
         """Return the best *n* of the *candidates* by the scores of their rows; look further when many of them have no row."""
         n_candidates = CANDIDATES * n
         while n > 0:
@@ -165,9 +164,9 @@ class Reader:
             rows = [_embedding(meta, "item", item_id, value) for item_id, value in zip(item_ids, values, strict=True)]
             items = [row for row in rows if row is not None]
             if len(items) >= n or len(item_ids) < n_candidates:
-                return _best(items, scores(meta, items), n)
+                return _best(meta, items, scores(meta, items), n)
             n_candidates *= 2
-        return []
+        return _best(meta, [], [], 0)
 
     def _refreshed(self, meta: Meta, packed_versions: bytes | None) -> Catalogue:
         """Return the catalogue with the blocks that these versions speak of; the lock is held."""
@@ -263,6 +262,7 @@ def _products(rows: F64, query: NDArray[np.float32] | F64) -> F64:
     return products
 
 
-def _best(rows: Sequence[Embedding], scores: Sequence[float], n: int) -> list[tuple[str, float]]:
+def _best(meta: Meta, rows: Sequence[Embedding], scores: Sequence[float], n: int) -> Ranking:
     """Return the ids and scores of the best *n*, best first; equal scores in order of ids."""
-    return sorted([(row.id, score) for row, score in zip(rows, scores, strict=True)], key=lambda pair: (-pair[1], pair[0]))[:n]
+    pairs = [(row.id, score) for row, score in zip(rows, scores, strict=True)]
+    return Ranking(sorted(pairs, key=lambda pair: (-pair[1], pair[0]))[:n], Version(meta.epoch, meta.position))

@@ -61,6 +61,20 @@ def test_an_unknown_row_is_null(learned, side):
     assert (ended.code, ended.output) == (1, ["null"])
 
 
+def test_every_command_tells_a_version_the_same_way(learned):
+    ran = command("run", *learned.arguments(), "--until-idle", 0.2, "--json").answer["version"]
+    listed = command("checkpoint", "list", learned.folder, "--json").answer["checkpoints"][-1]["version"]
+    told = [reading(learned, *words).answer["version"] for words in (("top", "7"), ("similar", "é"), ("similar", "nobody"))]
+    assert [ran, listed, *told] == [ran] * 5
+    epoch, position = ran
+    assert (epoch, position) > (0, 0)
+    lines = command("checkpoint", "list", learned.folder).output
+    assert lines[-1].split()[0] == f"{epoch}.{position}"
+    epoch, position = reading(learned, "get", "item", "é").answer["version"]
+    shown = command("get", "item", "é", "--redis", learned.redis_url, "--model", learned.model).output
+    assert f"version  {epoch}.{position}" in shown
+
+
 def test_a_person_reads_tables(learned):
     where = ("--redis", learned.redis_url, "--model", learned.model)
     assert command("top", "7", *where).output[0].split() == ["item", "predicted"]

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import msgspec
 import numpy as np
 import pytest
 from kafka import KafkaConsumer, TopicPartition
@@ -290,6 +291,17 @@ def test_a_block_is_fetched_when_its_version_differs_and_only_then(published, re
     published.put_rows("item", [1500])
     published.put_block(1)
     assert "m1500" not in [item_id for item_id, _ in reader.top_n("u1", 5)]
+
+
+def test_a_ranking_tells_the_version_of_the_read_that_its_scores_are_from(published, reader):
+    def rankings():
+        yield from (reader.top_n(user_id, n) for user_id, n in (("u1", 3), ("nobody", 3), ("u1", 0)))
+        yield from (reader.similar_items(item_id) for item_id in ("m1", "nothing"))
+        yield from (reader.similar_users(user_id, among=["u2"]) for user_id in ("u1", "nobody"))
+
+    assert [ranking.version for ranking in rankings()] == [(1, 7)] * 7
+    published.client.set(keys.meta_key(published.name), pack_meta(msgspec.structs.replace(published.meta, epoch=2, position=9)))
+    assert [ranking.version for ranking in rankings()] == [(2, 9)] * 7
 
 
 def test_removed_items_and_holes_are_never_recommended(published, reader):

@@ -17,6 +17,7 @@ from factorstream import (
     InvalidEvent,
     Meta,
     Producer,
+    Ranking,
     Rating,
     Reader,
     RemoveItem,
@@ -55,8 +56,10 @@ def recommend(url: str) -> list[str]:
         assert_type(user.timestamp_ms, int)
         assert_type(reader.item("m7"), Embedding | None)
         assert_type(reader.predict("u42", ["m7", "m9"]), list[float])
-        assert_type(reader.similar_items("m7", 10), list[tuple[str, float]])
-        assert_type(reader.similar_users("u42", 10, among=["u1", "u2"]), list[tuple[str, float]])
+        assert_type(reader.similar_items("m7", 10), Ranking)
+        assert_type(reader.similar_users("u42", 10, among=["u1", "u2"]), Ranking)
+        assert_type(reader.top_n("u42")[0], tuple[str, float])
+        assert_type(reader.top_n("u42").version, Version)
         assert_type(reader.meta(), Meta)
         assert_type(reader.meta().range, tuple[float, float] | None)
         return [item_id for item_id, _ in reader.top_n("u42", 10, exclude={"m1"}, exclude_seen=True)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from factorstream.worker.cli.printing import Json, answer, table
+from factorstream.worker.cli.printing import Json, answer, shown_version, table
 
 if TYPE_CHECKING:
     from factorstream.worker.adapters.files import FileCheckpoints
@@ -59,11 +59,13 @@ def _facts(store: FileCheckpoints, path: Path) -> dict[str, object]:
 
 
 def _shown(found: list[dict[str, object]]) -> str:
-    rows: list[tuple[str, ...]] = [("epoch.position", "ratings", "bytes", "offsets", "")]
+    rows: list[tuple[str, ...]] = [("version", "ratings", "bytes", "offsets", "")]
     for facts in found:
         version, offsets = facts["version"], facts["offsets"]
         assert isinstance(version, tuple)
         at = " ".join(f"{partition}:{offset}" for partition, offset in offsets.items()) if isinstance(offsets, dict) else ""
         numbers = ("" if facts[name] is None else f"{facts[name]:,}" for name in ("n_ratings", "bytes"))
-        rows.append((f"{version[0]}.{version[1]}", *numbers, at, "ok" if facts["ok"] else f"damaged: {facts['reason']}"))
+        rows.append(
+            (shown_version((version[0], version[1])), *numbers, at, "ok" if facts["ok"] else f"damaged: {facts['reason']}")
+        )
     return table(rows, right=[1, 2])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from factorstream.worker.cli.printing import shown_version
 from factorstream.worker.errors import DataUnavailable, ServiceFailed, UserMistake
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ def _tell(reader: Reader, material: Material, view: View, console: Console) -> N
     console.print(
         f"\n[bold]{facts.n_accepted:,} ratings[/] in {seconds:.0f} s: {rmse}{facts.n_sweeps} exact sweeps; "
         f"event → Redis p50 {milliseconds(facts.fresh_within(0.5))}, p99 {milliseconds(facts.fresh_within(0.99))}; "
-        f"{meta.n_users + meta.n_items:,} embeddings of rank {meta.rank}, version {meta.epoch}.{meta.position}."
+        f"{meta.n_users + meta.n_items:,} embeddings of rank {meta.rank}, version {shown_version((meta.epoch, meta.position))}."
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from factorstream.worker.cli.options import Config, ModelName, RedisUrl
-from factorstream.worker.cli.printing import Json, answer, table
+from factorstream.worker.cli.printing import Json, answer, shown_version, table
 from factorstream.worker.cli.readers import open_reader
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def _shown(row: Embedding) -> str:
         (row.side, row.id),
         ("ratings", str(row.n_ratings)),
         ("newest", f"{datetime.fromtimestamp(row.timestamp_ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"),
-        ("version", f"epoch {row.version.epoch}, position {row.version.position}"),
+        ("version", shown_version(row.version)),
         ("bias", f"{row.bias:+.4f}"),
         ("vector", " ".join(f"{factor:+.4f}" for factor in row.vector.tolist())),
     ]

@@ -37,3 +37,8 @@ def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
 
 def _aligned(cell: str, width: int, on_the_right: bool) -> str:
     return cell.rjust(width) if on_the_right else cell.ljust(width)
+
+
+def shown_version(version: tuple[int, int]) -> str:
+    """Return *version* for a person: epoch and position with a dot between."""
+    return "{}.{}".format(*version)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from factorstream.worker.cli.options import Config, Set
-from factorstream.worker.cli.printing import Json, answer
+from factorstream.worker.cli.printing import Json, answer, shown_version
 
 if TYPE_CHECKING:
     from factorstream.worker.ports import EventSource
@@ -164,7 +164,7 @@ class Totals:
             "n_items": last.n_items if last else 0,
             "n_ratings": last.n_ratings if last else 0,
             "n_pending": last.n_pending if last else 0,
-            "version": f"{last.epoch}.{last.position}" if last else None,
+            "version": (last.epoch, last.position) if last else None,
             "seconds": round(time.monotonic() - self._began, 3),
             "busy_seconds": round(self._busy_s(), 3),
         }
@@ -176,9 +176,10 @@ class Totals:
         """Return the totals in words."""
         facts = self.summary()
         rmse = "none" if facts["rmse"] is None else f"{facts['rmse']:.4f}"
+        version = "none" if self._last is None else shown_version((self._last.epoch, self._last.position))
         return (
             f"learned {facts['n_accepted']} of {facts['n_records']} records in {facts['seconds']} s"
             f" ({facts['n_stale']} old news, {facts['n_rejects']} unreadable):"
             f" {facts['n_users']} users, {facts['n_items']} items,"
-            f" {facts['n_ratings']} ratings held, live RMSE {rmse}, {facts['n_sweeps']} sweeps, version {facts['version']}"
+            f" {facts['n_ratings']} ratings held, live RMSE {rmse}, {facts['n_sweeps']} sweeps, version {version}"
         )

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from factorstream.worker.cli.options import Config, HowMany, ModelName, RedisUrl
-from factorstream.worker.cli.printing import Json, answer, table
+from factorstream.worker.cli.printing import Json
+from factorstream.worker.cli.ranking import answer_ranking
 from factorstream.worker.cli.readers import open_reader
 
 
@@ -21,10 +22,6 @@ def similar(
 ) -> None:
     """Show the items whose factors point most nearly the same way as an item's, with the cosine."""
     with open_reader(config, redis_url, model) as reader:
-        meta = reader.meta()
-        items = reader.similar_items(item_id, n)
-    found = [{"item_id": item, "score": score} for item, score in items]
-    result = {"model": reader.model, "version": (meta.epoch, meta.position), "items": found}
-    rows = [("item", "cosine"), *((item, f"{score:.3f}") for item, score in items)]
+        ranking = reader.similar_items(item_id, n)
     nothing = f"model {reader.model} knows no item {item_id!r}, or no other"
-    answer(result, as_json=as_json, line=table(rows, right=[1]) if items else nothing)
+    answer_ranking(reader.model, ranking, score="cosine", nothing=nothing, as_json=as_json)

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from factorstream.worker.cli.options import Config, HowMany, ModelName, RedisUrl
-from factorstream.worker.cli.printing import Json, answer, table
+from factorstream.worker.cli.printing import Json
+from factorstream.worker.cli.ranking import answer_ranking
 from factorstream.worker.cli.readers import open_reader
 
 
@@ -21,9 +22,6 @@ def top(
 ) -> None:
     """Show the items with the highest predicted rating for a user, those already rated left out."""
     with open_reader(config, redis_url, model) as reader:
-        meta = reader.meta()
-        items = reader.top_n(user_id, n)
-    found = [{"item_id": item, "score": score} for item, score in items]
-    result = {"model": reader.model, "version": (meta.epoch, meta.position), "items": found}
-    rows = [("item", "predicted"), *((item, f"{score:.3f}") for item, score in items)]
-    answer(result, as_json=as_json, line=table(rows, right=[1]) if items else f"model {reader.model} has no items yet")
+        ranking = reader.top_n(user_id, n)
+    nothing = f"model {reader.model} has no items yet"
+    answer_ranking(reader.model, ranking, score="predicted", nothing=nothing, as_json=as_json)
