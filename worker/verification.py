@@ -77,8 +77,10 @@ def _origin(checkpoints: FileCheckpoints, chain: list[Manifest]) -> tuple[Model,
     newest = chain[-1]
     if newest.base is None:
         return _empty(newest), 0
-    starts = {segment.first_position for segment in newest.journal} | {newest.facts.position}
-    oldest = next(manifest for manifest in chain if manifest.facts.position in starts)
+    # The epoch too: a checkpoint that a start fell back over may be at the position of one made after it, and hold other numbers.
+    starts = {(segment.first_epoch, segment.first_position) for segment in newest.journal}
+    starts.add((newest.facts.epoch, newest.facts.position))
+    oldest = next(manifest for manifest in chain if (manifest.facts.epoch, manifest.facts.position) in starts)
     return restored_model(checkpoints.read(oldest)), oldest.facts.position
 
 

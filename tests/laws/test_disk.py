@@ -1,5 +1,7 @@
 """The laws that checkpoints matter for, on real files; a crash comes before any of them is written, too."""
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,8 +9,8 @@ from hypothesis import strategies as st
 from factorstream.worker.adapters import files
 from factorstream.worker.adapters.files import FileCheckpoints
 from factorstream.worker.verification import verify
-from tests.laws.disk import disk
-from tests.laws.strategies import logs
+from tests.laws.disk import disk, is_whole
+from tests.laws.strategies import START_MS, logs
 from tests.laws.world import Crash, Fuse, World, held, live, settings_of, worker
 
 SETTINGS = settings_of()
@@ -41,28 +43,53 @@ def test_a_crash_before_any_file_changes_nothing(log, crashes, max_records, keep
         assert_nothing_lies_about(folder.path)
 
 
-@given(logs(max_size=40), many_crashes, st.integers(1, 7), st.integers(0, 12), st.integers(1, 3), st.booleans())
+ends = st.tuples(st.integers(0, 150), st.booleans())
+"""How a worker ends: after how many effects, and whether its newest checkpoint is damaged then."""
+
+
+@given(logs(max_size=40), st.lists(ends, max_size=4), st.integers(1, 7), st.integers(0, 12), st.integers(1, 4), st.booleans())
 @settings(max_examples=100, deadline=None)
-def test_any_run_with_any_crashes_is_what_its_own_files_say(log, crashes, max_records, n_idle, keep, keep_journal):
+def test_any_run_with_any_crashes_and_damages_is_what_its_own_files_say(log, ends, max_records, n_idle, keep, keep_journal):
     with disk(keep=keep, keep_journal=keep_journal) as folder:
         world = World(folder=folder)
         world.write(log)
-        for length in [*crashes, None]:
-            try:
+        for length, damaged in [*ends, (None, False)]:
+            with suppress(Crash):
                 state, parts, turns = worker(world, IDLE, fuse=Fuse(length), max_records=max_records)
                 for _, _ in zip(range(len(log) + n_idle), turns, strict=False):
                     pass
                 parts.checkpoints.durable()
                 parts.checkpoints.begin(parts.snapshot(state))
                 parts.checkpoints.durable()
-            except Crash:
-                continue
+            if damaged:
+                folder.damage_newest()
         found = verify(FileCheckpoints(folder.path))
         assert found.ok
         assert found.comparable
         assert found.state_hash == state.model.state_hash()
         if keep_journal:
             assert found.replayed >= len(held(state))
+
+
+def test_a_checkpoint_left_behind_is_not_taken_for_the_one_made_later_at_its_position():
+    log = [{"user_id": f"u{n % 4}", "item_id": f"i{n}", "rating": float(n % 5), "timestamp_ms": START_MS + n} for n in range(15)]
+    with disk(keep=3) as folder:
+        world = World(folder=folder)
+        for first in (0, 5):
+            world.write(log[first : first + 5])
+            live(world, SETTINGS, max_records=100)
+        folder.damage_newest()
+        live(world, settings_of("sgd.fold_in=0"), max_records=100)  # learns other numbers
+        world.write(log[10:])
+        live(world, SETTINGS, max_records=100)
+        store = FileCheckpoints(folder.path)
+        left, again, newest = (store.manifest(path) for path in store.manifests())
+        assert left.facts.position == again.facts.position
+        assert not is_whole(store, left)
+        assert newest.base is not None
+        found = verify(store)
+        assert found.ok
+        assert found.replayed >= 5
 
 
 def assert_nothing_lies_about(path):

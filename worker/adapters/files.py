@@ -29,7 +29,7 @@ import structlog
 from numpy.typing import NDArray
 
 from factorstream.worker.adapters.manifest import FORMAT, File, Manifest, Segment, joined
-from factorstream.worker.checkpoint import NAMES_IN_CHUNK, Checkpoint, Snapshot
+from factorstream.worker.checkpoint import NAMES_IN_CHUNK, Checkpoint, Facts, Snapshot
 from factorstream.worker.errors import CheckpointDamaged, CheckpointFailed, CheckpointMismatch, CheckpointsLocked
 from factorstream.worker.model.journal import ENTRY, Entries, ratings_of
 from factorstream.worker.ports import Written
@@ -232,8 +232,8 @@ class FileCheckpoints:
         entries = np.concatenate(self._tail.entries) if self._tail.entries else np.empty(0, ENTRY)
         journal = list(before.journal) if before else []
         if len(entries):
-            first = before.facts.position if before else 0
-            journal.append(Segment(self._save_array("journal", entries), first, facts.position, facts.learning, facts.platform))
+            began = (before.facts.epoch, before.facts.position) if before else (0, 0)
+            journal.append(self._segment(entries, facts, *began))
         manifest = Manifest(
             facts=facts,
             arrays={name: self._save_array(name, array) for name, array in snapshot.arrays.items()},
@@ -250,6 +250,16 @@ class FileCheckpoints:
         self._write(self.folder / f"checkpoint-{facts.epoch:010}-{facts.position:020}.json", [msgspec.json.encode(manifest)])
         self._remove_old()
         return manifest
+
+    def _segment(self, entries: Entries, facts: Facts, first_epoch: int, first_position: int) -> Segment:
+        return Segment(
+            self._save_array("journal", entries),
+            first_position=first_position,
+            first_epoch=first_epoch,
+            last_position=facts.position,
+            learning=facts.learning,
+            platform=facts.platform,
+        )
 
     def _joined(self, manifest: Manifest) -> Manifest:
         """Join journal files older than every kept checkpoint, from which a replay may have to begin, into few."""

@@ -31,6 +31,8 @@ class Segment(msgspec.Struct, frozen=True):
     learning: Learning
     platform: str
     """Where it was learned: bits can be expected there and nowhere else."""
+    first_epoch: int = 0
+    """Of the checkpoint at the first position: together they say which one that is. 0: none, or not known."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
