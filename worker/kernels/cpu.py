@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels import cpu_als, cpu_sgd, cpu_start, reference
+from factorstream.worker.kernels import cpu_als, cpu_general, cpu_rows, cpu_sgd, cpu_start, reference
 from factorstream.worker.kernels.api import F32, F64, I32, SGD, Batch, Histories, Objective, Optimizer, Rates, Side
 from factorstream.worker.kernels.careful import solve_carefully
 from factorstream.worker.kernels.compiled import Int
@@ -24,6 +24,10 @@ threads = len(os.sched_getaffinity(0)) or 1
 
 WORTH_A_THREAD = 1_000_000
 """Ratings times factors that take a thread about a tenth of a millisecond: less is not worth waking one."""
+
+
+COSTS = 10
+"""How many times as long as least squares other problems take, about."""
 
 
 def sgd(
@@ -39,7 +43,7 @@ def sgd(
     """Learn from *batch*, one event after another (`api.Kernels.sgd`)."""
     flat_users, flat_items, batch = _side(users), _side(items), _batch(batch)
     if not objective.is_least_squares or optimizer.name != "sgd" or rates.power:
-        return reference.sgd(users, items, batch, intercept=intercept, objective=objective, rates=rates, optimizer=optimizer)
+        return _sgd(users, items, batch, intercept, objective, rates, optimizer)
     errors = np.empty(len(batch.ratings), np.float32)
     room = scratch(max(_longest(batch.user_histories), _longest(batch.item_histories)), users.factors.shape[1])
     penalty = objective.penalty
@@ -58,7 +62,7 @@ def als(
 ) -> F64:
     """Solve each of *rows* (`api.Kernels.als`)."""
     if not objective.is_least_squares:
-        return reference.als(own, other, rows, histories, intercept=intercept, objective=objective, of_users=of_users)
+        return _als(own, other, _int32(rows), _histories(histories), intercept, objective, of_users)
     penalty, _ = objective.penalty.on(users=of_users)
     return _least_squares(
         own,
@@ -70,6 +74,44 @@ def als(
         bias_penalty=objective.penalty.bias,
         weighted=objective.penalty.weighted,
     )
+
+
+def _sgd(
+    users: Side, items: Side, batch: Batch, intercept: float, objective: Objective, rates: Rates, optimizer: Optimizer
+) -> F32:
+    """Learn from *batch* whatever is asked for."""
+    rank, longest = users.factors.shape[1], max(_longest(batch.user_histories), _longest(batch.item_histories))
+    errors = np.empty(len(batch.ratings), np.float32)
+    cpu_general.learn(
+        *users,
+        *items,
+        batch,
+        cpu_general.task_of(objective, intercept),
+        cpu_general.weights_of(objective),
+        cpu_general.stepping_of(rates, optimizer),
+        optimizer.users,
+        optimizer.items,
+        cpu_rows.room(longest, rank),
+        cpu_general.own(rank),
+        cpu_general.own(rank),
+        errors,
+    )
+    return errors
+
+
+def _als(own: Side, other: Side, rows: I32, histories: Histories, intercept: float, objective: Objective, of_users: bool) -> F64:
+    """Solve each of *rows* whatever is asked for."""
+    _side(own), _side(other)
+    rank, longest = own.factors.shape[1], _longest(histories)
+    gains, taken = np.zeros(len(rows)), np.zeros(1, np.int64)
+    task, weights = cpu_general.task_of(objective, intercept), cpu_general.weights_of(objective)
+
+    def work() -> None:
+        room = cpu_rows.room(longest, rank)
+        cpu_general.solve_rows(*own, *other, rows, histories, taken, task, weights, of_users, room, gains)
+
+    _in_threads(work, COSTS * len(histories.others) * rank)
+    return gains
 
 
 def _least_squares(
