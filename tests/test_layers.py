@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "loop": {"ports", "checkpoint", "state", "model", "learn", "intake", "publishing", "startup", "tick"},
     "evaluation": {"history", "state", "model", "learn", "tick", "client"},
     "fitting": {"model", "learn", "kernels"},
+    "backfill": {"ports", "state", "identities", "model", "client"},
     "verification": {"adapters", "checkpoint", "model", "learn", "kernels"},
     "adapters": {"ports", "checkpoint", "model", "learn", "tick", "client"},
     "local": set(),
@@ -42,6 +43,9 @@ MAY_IMPORT = {
     "cli": {
         "wiring",
         "adapters",
+        "backfill",
+        "kernels",
+        "model",
         "loop",
         "evaluation",
         "fitting",

@@ -78,6 +78,8 @@ class Snapshot:
     """Side → chunk → the ids of its rows; chunks that changed."""
     entries: Sequence[Entries]
     """The journal since the snapshot before, in parts: joining them is not the loop's work."""
+    base: Entries | None = None
+    """Ratings held where the journal begins, sorted by (user, item); None but in a first snapshot that begins with some."""
 
 
 @dataclass(frozen=True, slots=True)

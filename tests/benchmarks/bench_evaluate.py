@@ -106,9 +106,12 @@ def fitting(path, n_seeds):
 
 def svdpp(history, seed):
     """Return the holdout RMSE of SVD++ over the split that `fit` makes with *seed*, and the seconds it took to learn."""
-    parts = split(last_writes(history.user_codes, history.item_codes, history.ratings, history.timestamps_ms), HOLDOUT, seed)
+    columns = (history.user_codes, history.item_codes, history.ratings, history.timestamps_ms)
+    held = last_writes(*columns, n_users=len(history.user_names), n_items=len(history.item_names))
+    parts = split(held, HOLDOUT, seed)
+    learned = parts.training.entries()
     scale = Reader(rating_scale=(float(history.ratings.min()), float(history.ratings.max())))
-    columns = (parts.training.user_rows.tolist(), parts.training.item_rows.tolist(), parts.training.ratings.tolist())
+    columns = (learned.user_rows.tolist(), learned.item_rows.tolist(), learned.ratings.tolist())
     dataset = Dataset(reader=scale)
     training = dataset.construct_trainset([(*rating, None) for rating in zip(*columns, strict=True)])
     model = SVDpp(random_state=seed, cache_ratings=True)

@@ -19,11 +19,12 @@ def test_a_held_out_tenth_is_predicted_better_than_by_svdpp(method, at_most):
     history = read(movielens.fetch(Path(".data/ml-100k")).ratings)
     settings = load(None, [], {})
     kernels, learning = kernels_of(settings), learning_of(settings)
-    entries = fitting.last_writes(history.user_codes, history.item_codes, history.ratings, history.timestamps_ms)
+    columns = (history.user_codes, history.item_codes, history.ratings, history.timestamps_ms)
+    held = fitting.last_writes(*columns, n_users=len(history.user_names), n_items=len(history.item_names))
     errors = []
     for seed in range(5):
-        parts, model = fitting.split(entries, 0.1, seed), fresh_model(settings)
-        fitting.prepare(model, parts.training, kernels, learning, len(history.user_names), len(history.item_names))
-        steps = fitting.fit(model, kernels, learning, parts, method=method, n_iterations=ITERATIONS[method], seed=seed)
+        parts, model = fitting.split(held, 0.1, seed), fresh_model(settings)
+        fitting.prepare(model, parts.training, kernels, learning)
+        steps = fitting.fit(model, kernels, learning, parts.holdout, method=method, n_iterations=ITERATIONS[method], seed=seed)
         errors.append(list(steps)[-1].holdout_rmse)
     assert np.mean(errors) <= at_most

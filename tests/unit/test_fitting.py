@@ -1,5 +1,8 @@
 """Fitting a whole history: one objective, however it is lowered; what is held out is not seen; unknown ids are their priors."""
 
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +10,7 @@ from hypothesis import strategies as st
 
 from factorstream.worker import fitting, kernels
 from factorstream.worker.config import load
+from factorstream.worker.errors import UserMistake
 from factorstream.worker.local import generated
 from factorstream.worker.model.model import Model
 from factorstream.worker.model.ratings import Held
@@ -30,23 +34,25 @@ def histories(draw):
     return Held(users, items, ratings, np.zeros(len(pairs), np.int64)), n_users, n_items
 
 
+def store(entries, n_users, n_items):
+    return fitting.last_writes(*entries, n_users=n_users, n_items=n_items)
+
+
 def prepared(history, learning, rank=3):
-    entries, n_users, n_items = history
     model = Model(rank, seed=1)
-    fitting.prepare(model, entries, CPU, learning, n_users, n_items)
+    fitting.prepare(model, store(*history), CPU, learning)
     return model
 
 
-def steps(model, learning, entries, method, n, holdout=NONE):
-    parts = fitting.Split(entries, holdout)
-    return list(fitting.fit(model, CPU, learning, parts, method=method, n_iterations=n, seed=0))
+def steps(model, learning, method, n, holdout=NONE, **options):
+    return list(fitting.fit(model, CPU, learning, holdout, method=method, n_iterations=n, seed=0, **options))
 
 
 @given(histories(), st.booleans(), st.sampled_from(["als", "sgd"]))
 def test_the_objective_is_the_formula(history, weighted, method):
     learning = told("als.lambda_user=0.5", "als.lambda_item=0.7", "als.lambda_bias=0.3", f"als.weighted={weighted}")
     model, entries = prepared(history, learning), history[0]
-    [step] = steps(model, learning, entries, method, 1)
+    [step] = steps(model, learning, method, 1)
     p, b, q, c = (array.astype(np.float64) for array in model.parameters())
     value = 0.0
     for user, item, rating in zip(entries.user_rows, entries.item_rows, entries.ratings.astype(np.float64), strict=True):
@@ -62,36 +68,58 @@ def test_the_objective_is_the_formula(history, weighted, method):
 def test_exact_solves_never_raise_the_objective(history, penalty, weighted, rank):
     learning = told(*(f"als.lambda_{side}={penalty}" for side in ("user", "item", "bias")), f"als.weighted={weighted}")
     model = prepared(history, learning, rank)
-    before = [fitting.objective(model, learning, history[0])]
-    after = [step.objective for step in steps(model, learning, history[0], "als", 5)]
+    before = [fitting.objective(model, learning)]
+    after = [step.objective for step in steps(model, learning, "als", 5)]
     assert (np.diff(before + after) <= 1e-4 * (1 + before[0])).all()
 
 
 def test_steps_and_solves_end_at_one_objective():
     drawn = generated.ratings(4_000, 200, 100, seed=3)
-    entries = fitting.last_writes(drawn.users, drawn.items, drawn.ratings, drawn.timestamps_ms)
+    history = Held(drawn.users, drawn.items, drawn.ratings, drawn.timestamps_ms), 200, 100
     learning = told("sgd.learning_rate=0.05")
-    ends = [
-        steps(prepared((entries, 200, 100), learning, 8), learning, entries, method, n)[-1].objective
-        for method, n in (("als", 30), ("sgd", 120))
-    ]
+    ends = [steps(prepared(history, learning, 8), learning, method, n)[-1].objective for method, n in (("als", 30), ("sgd", 120))]
     assert ends[1] == pytest.approx(ends[0], rel=0.01)
-    assert ends[0] < 0.9 * fitting.objective(prepared((entries, 200, 100), learning, 8), learning, entries)
+    assert ends[0] < 0.9 * fitting.objective(prepared(history, learning, 8), learning)
 
 
-@given(st.integers(0, 200), st.floats(0, 0.99), st.integers(0, 2**40))
+@settings(max_examples=30)
+@given(st.integers(1, 200), st.floats(0, 0.99), st.integers(0, 2**40))
 def test_a_split_parts_the_pairs_by_the_seed_alone(n, holdout, seed):
     rows = np.arange(n, dtype=np.int32)
-    entries = Held(rows, rows, rows.astype(np.float32), rows.astype(np.int64))
-    parts, again = fitting.split(entries, holdout, seed), fitting.split(entries, holdout, seed)
+    held = store(Held(rows, rows, rows.astype(np.float32), rows.astype(np.int64)), n, n)
+    parts, again = fitting.split(held, holdout, seed), fitting.split(held, holdout, seed)
     assert len(parts.holdout.ratings) == round(holdout * n)
-    assert sorted([*parts.training.user_rows, *parts.holdout.user_rows]) == rows.tolist()
+    assert sorted([*parts.training.entries().user_rows, *parts.holdout.user_rows]) == rows.tolist()
     assert parts.holdout.user_rows.tolist() == again.holdout.user_rows.tolist()
+    assert (parts.training.n_users, parts.training.n_items) == (n, n)
+
+
+def test_folds_hold_out_each_pair_once():
+    rows = np.arange(23, dtype=np.int32)
+    held = store(Held(rows, rows, rows.astype(np.float32), rows.astype(np.int64)), 23, 23)
+    parts = [fitting.fold(held, number, 5, seed=3) for number in range(5)]
+    assert sorted(row for part in parts for row in part.holdout.user_rows) == rows.tolist()
+    assert {len(part.holdout.ratings) + part.training.n_ratings for part in parts} == {23}
+    assert {len(part.holdout.ratings) for part in parts} == {4, 5}
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=40))
+def test_the_last_rating_of_each_user_who_has_two_is_held_out(log):
+    log = sorted(log, key=lambda write: write[2])
+    users, items, times = (np.array(column) for column in zip(*log, strict=True))
+    columns = (users.astype(np.int32), items.astype(np.int32), np.ones(len(log), np.float32), times.astype(np.int64))
+    parts = fitting.last_of_each_user(store(Held(*columns), 5, 5), *columns[:2])
+    pairs = {user: {item for one, item, _ in log if one == user} for user in range(5)}
+    expected = {user: [item for one, item, _ in log if one == user][-1] for user in range(5) if len(pairs[user]) > 1}
+    assert dict(zip(parts.holdout.user_rows.tolist(), parts.holdout.item_rows.tolist(), strict=True)) == expected
+    assert parts.training.n_ratings == sum(map(len, pairs.values())) - len(expected)
 
 
 def test_of_several_ratings_of_a_pair_the_last_counts():
     users, items = np.array([0, 0, 1, 0], np.int32), np.array([0, 1, 0, 0], np.int32)
-    entries = fitting.last_writes(users, items, np.array([1, 2, 3, 4], np.float32), np.array([5, 5, 5, 6], np.int64))
+    history = Held(users, items, np.array([1, 2, 3, 4], np.float32), np.array([5, 5, 5, 6], np.int64))
+    entries = store(history, 2, 2).entries()
     assert list(zip(*(column.tolist() for column in entries[:3]), strict=True)) == [(0, 0, 4.0), (0, 1, 2.0), (1, 0, 3.0)]
 
 
@@ -101,7 +129,7 @@ def test_an_unknown_id_is_predicted_by_its_prior(method):
     holdout = Held(*(np.array(c, k) for c, k in (([2], "i4"), ([1], "i4"), ([4], "f4"), ([0], "i8"))))
     learning = told()
     model = prepared((training, 3, 2), learning)
-    [step] = steps(model, learning, training, method, 1, holdout)
+    [step] = steps(model, learning, method, 1, holdout)
     assert step.holdout_rmse == pytest.approx(1.0)  # 4 − the mean of 1 and 5
 
 
@@ -119,5 +147,45 @@ def test_the_same_seed_gives_the_same_model(history):
     learning = told()
     models = [prepared(history, learning) for _ in range(2)]
     for model in models:
-        steps(model, learning, history[0], "sgd", 2)
+        steps(model, learning, "sgd", 2)
     assert models[0].state_hash() == models[1].state_hash()
+
+
+@settings(max_examples=20)
+@given(histories(), st.integers(1, 40))
+def test_minibatches_change_no_bit(history, minibatch):
+    learning = told()
+    one, other = prepared(history, learning), prepared(history, learning)
+    steps(one, learning, "sgd", 3)
+    steps(other, learning, "sgd", 3, minibatch=minibatch)
+    assert one.state_hash() == other.state_hash()
+
+
+@pytest.mark.parametrize("method", ["als", "sgd"])
+def test_it_ends_when_a_pass_changes_nothing_any_more(method):
+    drawn = generated.ratings(4_000, 200, 100, seed=3)
+    history = Held(drawn.users, drawn.items, drawn.ratings, drawn.timestamps_ms), 200, 100
+    learning = told()
+    done = steps(prepared(history, learning, 4), learning, method, 400, until_converged=True)
+    values = np.array([step.objective for step in done])
+    changes = np.abs(np.diff(values)) / values[1:]
+    assert 2 < len(done) < 400
+    assert changes[-1] < 1e-4 <= changes[:-1].min()
+
+
+@given(histories())
+def test_an_ended_fit_goes_on_from_its_file_where_it_was(history):
+    learning = told()
+    one, other = prepared(history, learning), prepared(history, learning)
+    steps(one, learning, "als", 3)
+    names = [[f"{side}{row}" for row in range(n)] for side, n in (("u", history[1]), ("m", history[2]))]
+    with NamedTemporaryFile(suffix=".npz") as file:
+        fitting.save(Path(file.name), one, *names, "{}")
+        fitting.start_from_file(Path(file.name), other, *names)
+        with pytest.raises(UserMistake, match=r"3 factors a row, and model\.rank is 2"):
+            fitting.start_from_file(Path(file.name), prepared(history, learning, 2), *names)
+        with pytest.raises(UserMistake, match="none of the users and items"):
+            fitting.start_from_file(Path(file.name), other, *[["?"] * len(side) for side in names])
+        with pytest.raises(UserMistake, match="no such file"):
+            fitting.start_from_file(Path(f"{file.name}.npz"), other, *names)
+    assert all((a == b).all() for a, b in zip(one.parameters(), other.parameters(), strict=True))

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from factorstream.worker.adapters.manifest import FORMAT, File, Manifest, Segment, joined
 from factorstream.worker.checkpoint import NAMES_IN_CHUNK, Checkpoint, Facts, Snapshot
 from factorstream.worker.errors import CheckpointDamaged, CheckpointFailed, CheckpointMismatch, CheckpointsLocked
-from factorstream.worker.model.journal import ENTRY, Entries, ratings_of
+from factorstream.worker.model.journal import ENTRY, Entries, base_of, ratings_of
 from factorstream.worker.ports import Written
 
 log = structlog.get_logger()
@@ -245,6 +245,9 @@ class FileCheckpoints:
             base_position=before.base_position if before else 0,
             journal=journal,
         )
+        if snapshot.base is not None:
+            file = self._save_array("base", snapshot.base)
+            manifest = msgspec.structs.replace(manifest, base=file, base_position=facts.position)
         manifest = self._joined(manifest) if self._keep_journal else self._compacted(manifest)
         self._sync(self._data)
         self._write(self.folder / f"checkpoint-{facts.epoch:010}-{facts.position:020}.json", [msgspec.json.encode(manifest)])
@@ -294,13 +297,9 @@ class FileCheckpoints:
             manifest.facts.n_users,
             manifest.facts.n_items,
         )
-        columns = ratings.entries()
-        entries = np.zeros(len(columns[0]), ENTRY)
-        for name, column in zip(("user", "item", "rating", "time"), columns, strict=True):
-            entries[name] = column
         return msgspec.structs.replace(
             manifest,
-            base=self._save_array("base", entries),
+            base=self._save_array("base", base_of(ratings)),
             base_position=old[-1].last_position,
             journal=list(manifest.journal)[len(old) :],
         )

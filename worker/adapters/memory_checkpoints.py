@@ -60,7 +60,7 @@ class MemoryCheckpoints:
             snapshot.facts,
             {name: array.copy() for name, array in snapshot.arrays.items()},
             names,
-            np.empty(0, ENTRY),
+            (before.base if before else np.empty(0, ENTRY)) if snapshot.base is None else snapshot.base,
             [*(before.journal if before else []), *snapshot.entries],
         )
         self._folder.checkpoints.append(self._latest)

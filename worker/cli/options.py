@@ -21,7 +21,8 @@ RatingsFile = Annotated[
     Path,
     typer.Argument(
         metavar="FILE",
-        help="CSV with the columns user_id, item_id, rating, timestamp; MovieLens u.data or ratings.dat; also gzipped; Parquet.",
+        help="CSV with the columns user_id, item_id, rating, timestamp; MovieLens u.data or ratings.dat; Parquet; "
+        "a matrix (.npy, NaN: missing); also gzipped.",
         show_default=False,
     ),
 ]

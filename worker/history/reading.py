@@ -7,16 +7,19 @@ import zlib
 from pathlib import Path
 
 from factorstream.worker.errors import UserMistake
-from factorstream.worker.history import parquet, text
+from factorstream.worker.history import dense, parquet, text
 from factorstream.worker.history.history import History
 
-GZIP, PARQUET = b"\x1f\x8b", b"PAR1"
+GZIP, PARQUET, NUMPY = b"\x1f\x8b", b"PAR1", b"\x93NUMPY"
 
 
-def read(path: Path, limit: int | None = None) -> History:
-    """Read ratings: CSV with a header, MovieLens's ``u.data`` and ``ratings.dat``, each also gzipped; Parquet.
+def read(path: Path, limit: int | None = None, *, zero_is_missing: bool = False) -> History:
+    """Read ratings: CSV with a header, MovieLens's ``u.data`` and ``ratings.dat``; Parquet; a matrix (``.npy``); also gzipped.
 
     Sorted stably by time; *limit* counts after sorting. Ids are text. Raises `UserMistake` for what cannot be read.
+
+    Args:
+        zero_is_missing: Whether a 0 in a matrix is no rating; nothing but a matrix may be read so.
     """
     try:
         content = path.read_bytes()
@@ -28,5 +31,9 @@ def read(path: Path, limit: int | None = None) -> History:
         raise UserMistake(f"{path} is gzipped, but damaged or cut short ({error}); get it anew") from error
     except OSError as error:
         raise UserMistake(f"{path} cannot be read: {error.strerror}") from error
+    if content.startswith(NUMPY):
+        return dense.read(content, str(path), limit, zero_is_missing=zero_is_missing)
+    if zero_is_missing:
+        raise UserMistake(f"--zero-is-missing is about a matrix (.npy), and {path} is a list of ratings: leave it out")
     reader = parquet.read if content.startswith(PARQUET) else text.read
     return reader(content, str(path), limit)

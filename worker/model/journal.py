@@ -53,6 +53,15 @@ class Events:
         return cls(*columns)
 
 
+def base_of(ratings: Ratings) -> Entries:
+    """Return what *ratings* hold as the entries that a journal may begin with."""
+    columns = ratings.entries()
+    entries = np.zeros(len(columns[0]), ENTRY)
+    for name, column in zip(("user", "item", "rating", "time"), columns, strict=True):
+        entries[name] = column
+    return entries
+
+
 def ratings_of(base: Entries, journal: Sequence[Entries], n_users: int, n_items: int) -> Ratings:
     """Return the ratings that *base* and the *journal* after it leave, in rows that *n_users* and *n_items* suffice for."""
     held = Held(*(np.ascontiguousarray(base[name]) for name in ("user", "item", "rating", "time")))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from factorstream.worker.errors import UserMistake
 from factorstream.worker.history import read
+from factorstream.worker.history.dense import read as read_matrix
 from factorstream.worker.history.text import read as read_text
 
 awkward = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=40)
@@ -187,3 +188,48 @@ def test_parquet_that_is_not_a_history_is_told_in_one_line(problem, tmp_path):
     path = parquet(tmp_path / "f.parquet", **BAD_PARQUET[problem])
     with pytest.raises(UserMistake, match=problem):
         read(path)
+
+
+@given(
+    st.integers(1, 6),
+    st.integers(1, 6),
+    st.lists(st.one_of(st.just(np.nan), st.integers(-2, 5).map(float)), min_size=36, max_size=36),
+    st.booleans(),
+    st.integers(1, 40),
+)
+def test_a_matrix_is_its_places_row_after_row(n_users, n_items, values, zero_is_missing, limit):
+    matrix = np.array(values[: n_users * n_items]).reshape(n_users, n_items)
+    wanted = [
+        (str(user), str(item), matrix[user, item], 0)
+        for user, item in np.ndindex(matrix.shape)
+        if not (np.isnan(matrix[user, item]) or (zero_is_missing and matrix[user, item] == 0))
+    ]
+    file = io.BytesIO()
+    np.save(file, matrix)
+    if not wanted:
+        with pytest.raises(UserMistake, match="holds no ratings"):
+            read_matrix(file.getvalue(), "F", zero_is_missing=zero_is_missing)
+        return
+    history = read_matrix(file.getvalue(), "F", limit, zero_is_missing=zero_is_missing)
+    assert columns(history) == wanted[:limit]
+    assert (len(history.user_names), len(history.item_names)) == matrix.shape, "empty rows and columns stay"
+
+
+@pytest.mark.parametrize(
+    ("array", "why"),
+    [
+        (np.zeros(3), "a matrix of numbers is wanted"),
+        (np.zeros((2, 2), "U3"), "a matrix of numbers is wanted"),
+        (np.array([[1.0, np.inf]]), "row 0, column 1: inf is no finite rating"),
+        (np.array([[None]], object), "cannot be read"),
+    ],
+)
+def test_what_is_no_matrix_of_ratings_is_told(array, why, tmp_path):
+    np.save(tmp_path / "matrix.npy", array)
+    with pytest.raises(UserMistake, match=why):
+        read(tmp_path / "matrix.npy")
+
+
+def test_only_in_a_matrix_may_zero_be_missing(tmp_path):
+    with pytest.raises(UserMistake, match="--zero-is-missing is about a matrix"):
+        read(write(tmp_path / "u.data", "1\t2\t0\t4\n"), zero_is_missing=True)

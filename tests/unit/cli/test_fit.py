@@ -1,0 +1,48 @@
+"""What `fit` refuses before it works, and what its course looks like."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from factorstream.worker.cli.curve import curve
+from factorstream.worker.cli.fit import Asked
+from factorstream.worker.errors import UserMistake
+
+PLAIN = {
+    "method": "als", "n_iterations": None, "until_converged": False, "holdout": 0.0, "holdout_last": False,
+    "minibatch": None, "start": "random", "missing": None, "out": None, "checkpoint": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"holdout": 0.1, "holdout_last": True}, "choose one"),
+        ({"holdout": 0.1, "checkpoint": "there"}, "takes every rating"),
+        ({"holdout_last": True, "checkpoint": "there"}, "takes every rating"),
+        ({"minibatch": 5}, "--minibatch is for sgd; als has no batches"),
+        ({"missing": "zero"}, "--missing is for svd"),
+        ({"method": "svd", "start": "svd"}, "svd has no start"),
+        ({"method": "svd", "until_converged": True}, "svd ends when it has converged"),
+    ],
+)
+def test_options_that_make_no_sense_together_are_refused_with_the_reason(options, why):
+    Asked(**PLAIN).check()
+    with pytest.raises(UserMistake, match=why):
+        Asked(**PLAIN | options).check()
+
+
+def test_unless_told_otherwise_it_goes_on_until_it_has_converged_or_as_long_as_is_worth_it():
+    counts = [Asked(**PLAIN | options).most_iterations for options in ({}, {"until_converged": True}, {"n_iterations": 3})]
+    assert counts == [15, 500, 3]
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=200))
+def test_a_curve_goes_from_the_largest_to_the_smallest(values):
+    lines = curve(values, width=40, height=5)
+    assert len(lines) == 5
+    assert f"{max(values):.6g}" in lines[0]
+    assert f"{min(values):.6g}" in lines[-1]
+    bars = [line.split("│")[1] for line in lines]
+    assert max(map(len, bars)) == min(40, len(values))
+    assert " " not in bars[-1], "the smallest still shows"

@@ -1,0 +1,219 @@
+"""Iterations over all ratings held, each of which lowers the one objective: exact solves, or a step for each rating."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factorstream.worker.errors import UserMistake
+from factorstream.worker.fitting.splits import BLOCK_VISITS, NEVER, user_blocks
+from factorstream.worker.kernels.api import Batch, Histories, Kernels, Rates
+from factorstream.worker.kernels.objective import errors, penalties
+from factorstream.worker.learn.rule import rule_of
+from factorstream.worker.learn.settings import Learning
+from factorstream.worker.model.level import Level
+from factorstream.worker.model.model import ITEMS, USERS, Model
+from factorstream.worker.model.ratings import Held, Ratings
+
+Method = Literal["als", "sgd"]
+
+MINIBATCH = 1_000_000
+"""Ratings handed to a kernel at once."""
+EPOCHS_TO_HALF = 5
+"""After which SGD's steps are half as long."""
+CONVERGED = 1e-4
+"""Share of the objective that an iteration must still change."""
+LAMBDA = 14.0
+"""λ of the factors where none is set, in units of the ratings' spread: with it ratings held out at random are predicted best.
+
+More than in the stream, where most of a row's ratings are still to come.
+"""
+NOTHING = Held(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0, np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Iteration:
+    """What one pass over the ratings did."""
+
+    objective: float
+    """Of the training ratings, after it, in double precision."""
+    seconds: float
+    """Of learning alone."""
+    holdout_rmse: float | None
+    """Predictions clipped to the range of the training ratings; None when nothing is held out."""
+
+
+def prepare(model: Model, training: Ratings, kernels: Kernels, learning: Learning) -> None:
+    """Give *model*, which is new, the ratings (its own from now on), their level, and first factors.
+
+    Rows without ratings are zero: their prior.
+    """
+    model.ratings = training
+    model.level = _level(training, model.level)
+    deviation = learning.deviation(model.level)
+    for rows, counts in ((model.users, training.user_counts), (model.items, training.item_counts)):
+        rows.grow(len(counts), kernels, deviation)
+        rows.factors[counts == 0] = 0.0
+
+
+def learning_of_all(learning: Learning, level: Level) -> Learning:
+    """Return *learning* with the λ of a whole history where none is set; *level* is that of its ratings."""
+    if learning.weighted:
+        return learning
+    user = LAMBDA * level.spread if learning.lambda_user is None else learning.lambda_user
+    item = LAMBDA * level.spread if learning.lambda_item is None else learning.lambda_item
+    return replace(learning, lambda_user=user, lambda_item=item)
+
+
+def fit(
+    model: Model,
+    kernels: Kernels,
+    learning: Learning,
+    holdout: Held = NOTHING,
+    *,
+    method: Method,
+    n_iterations: int,
+    seed: int,
+    minibatch: int = MINIBATCH,
+    until_converged: bool = False,
+) -> Iterator[Iteration]:
+    """Learn from the ratings of *model*, which is prepared; yield after each of at most *n_iterations* iterations.
+
+    ``als`` solves all users, then all items, exactly. ``sgd`` takes one step for each rating, one after another, in an order that
+    is drawn anew from *seed* in each iteration; the kernel gets *minibatch* ratings at once, which changes no bit.
+
+    Args:
+        until_converged: End after an iteration that changed the objective by less than the share `CONVERGED`.
+
+    Raises `UserMistake` when the model diverges.
+    """
+    learning = learning_of_all(learning, model.level)
+    improve = _solver(model, kernels, learning) if method == "als" else _stepper(model, kernels, learning, seed, minibatch)
+    before = np.inf
+    for number in range(n_iterations):
+        began = time.perf_counter()
+        improve(number)
+        seconds = time.perf_counter() - began
+        value = objective(model, learning)
+        if not np.isfinite(value):
+            raise UserMistake(
+                f"the model diverged ({method}): lower sgd.learning_rate, or raise als.lambda_user and als.lambda_item"
+            )
+        yield Iteration(value, seconds, rmse(model, holdout))
+        if until_converged and abs(before - value) < CONVERGED * abs(value):
+            return
+        before = value
+
+
+def objective(model: Model, learning: Learning) -> float:
+    """Return ``Σ ½ (x − s)² + Σ ½ λ |·|²`` over the ratings held."""
+    penalty = learning.penalty(model.level)
+    losses = 0.0
+    for block in user_blocks(model.ratings):
+        off = _errors(model, block)
+        losses += 0.5 * float(off @ off)
+    users = penalties(model.users.side, model.ratings.user_counts, penalty.user, penalty.bias, weighted=penalty.weighted)
+    items = penalties(model.items.side, model.ratings.item_counts, penalty.item, penalty.bias, weighted=penalty.weighted)
+    return losses + users + items
+
+
+def rmse(model: Model, held_out: Held) -> float | None:
+    """Return the root mean square error, predictions clipped to the model's range; None for no ratings."""
+    if not len(held_out.ratings):
+        return None
+    ratings = held_out.ratings.astype(np.float64)
+    predictions = np.clip(ratings - _errors(model, held_out), model.level.lowest, model.level.highest)
+    return float(np.sqrt(np.mean((ratings - predictions) ** 2)))
+
+
+def warm_up(rank: int, kernels: Kernels, learning: Learning, method: Method) -> None:
+    """Compile, or load, what `fit` runs, on a model that is thrown away."""
+    rows = np.arange(64, dtype=np.int32)
+    entries = Held(rows, rows % 8, (rows % 3).astype(np.float32), np.zeros(64, np.int64))
+    model = Model(rank, 0)
+    held = Ratings.from_entries(entries, user_floor_ms=np.full(64, NEVER), item_floor_ms=np.full(8, NEVER))
+    prepare(model, held, kernels, learning)
+    for _ in fit(model, kernels, learning, entries, method=method, n_iterations=1, seed=0):
+        pass
+
+
+def _level(ratings: Ratings, before: Level) -> Level:
+    """Return the level of all *ratings*; a range that was configured stays."""
+    total = squares = deviations = 0.0
+    lowest, highest = np.inf, -np.inf
+    for block in user_blocks(ratings):
+        exact = block.ratings.astype(np.float64)
+        total, squares = total + float(exact.sum()), squares + float(exact @ exact)
+        lowest, highest = min(lowest, exact.min(initial=lowest)), max(highest, exact.max(initial=highest))
+    mean = total / ratings.n_ratings
+    for block in user_blocks(ratings):  # again: a difference of squares would lose a small spread
+        exact = block.ratings.astype(np.float64) - mean
+        deviations += float(exact @ exact)
+    return Level(
+        ratings.n_ratings,
+        total,
+        squares,
+        intercept=mean,
+        spread=(deviations / ratings.n_ratings) ** 0.5 or 1.0,
+        lowest=float(lowest) if before.lowest is None else before.lowest,
+        highest=float(highest) if before.highest is None else before.highest,
+    )
+
+
+def _errors(model: Model, entries: Held) -> NDArray[np.float64]:
+    return errors(
+        model.users.side, model.items.side, entries.user_rows, entries.item_rows, entries.ratings, intercept=model.level.intercept
+    )
+
+
+def _solver(model: Model, kernels: Kernels, learning: Learning) -> Callable[[int], None]:
+    """Return what solves all rows."""
+    rule = rule_of(learning, kernels)
+
+    def solve_all(number: int) -> None:
+        for side, counts in ((USERS, model.ratings.user_counts), (ITEMS, model.ratings.item_counts)):
+            rows = np.flatnonzero(counts).astype(np.int32)
+            block = np.cumsum(counts[rows], dtype=np.int64) // BLOCK_VISITS
+            for part in np.split(rows, np.flatnonzero(np.diff(block)) + 1):
+                rule.solve(model, side, part)
+        rule.end_sweep(model)
+
+    return solve_all
+
+
+def _stepper(model: Model, kernels: Kernels, learning: Learning, seed: int, minibatch: int) -> Callable[[int], None]:
+    """Return what takes a step for each rating held."""
+    random = np.random.default_rng(seed)
+    users, items, ratings, _ = model.ratings.entries()
+    order = np.arange(len(ratings), dtype=np.uint32 if len(ratings) < 2**32 else np.uint64)
+    user_counts, item_counts = model.ratings.user_counts, model.ratings.item_counts
+
+    def step_all(number: int) -> None:
+        random.shuffle(order)
+        rates = _rates(learning, model.level, number)
+        for first in range(0, len(order), minibatch):
+            part = order[first : first + minibatch]
+            none = Histories(np.zeros(len(part) + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
+            n, m = users[part], items[part]
+            kernels.sgd(
+                model.users.side,
+                model.items.side,
+                Batch(n, m, ratings[part], user_counts[n], item_counts[m], none, none),
+                intercept=model.level.intercept,
+                objective=learning.objective(model.level),
+                rates=rates,
+            )
+
+    return step_all
+
+
+def _rates(learning: Learning, level: Level, epoch: int) -> Rates:
+    """Return the step sizes of *epoch*: those of the stream at first, then falling, so that steps end near the minimum."""
+    rates = learning.rates(level)
+    share = 1.0 / (1.0 + epoch / EPOCHS_TO_HALF)
+    return rates._replace(factors=rates.factors * share, biases=rates.biases * share)
