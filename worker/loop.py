@@ -114,6 +114,8 @@ class Worker:
     publisher_up: bool = True
     begun: tuple[Facts, float, float] | None = None
     """The checkpoint being written: its facts, when it began, and how long its copy held the loop."""
+    saved: tuple[object, ...] | None = None
+    """How things stood at the newest checkpoint; None: there is none that holds."""
     lag: Mapping[int, int] = field(default_factory=dict)
     """Records waiting after this turn's poll, by partition."""
     rest_until_s: float = 0.0
@@ -275,12 +277,14 @@ class Worker:
             return
         self._end_checkpoint(turn)
         if self.parts.checkpoint_every.due():
-            self._begin_checkpoint(turn)
+            if self.state.standing() != self.saved:
+                self._begin_checkpoint(turn)
             self.parts.checkpoint_every.again()
 
     def _begin_checkpoint(self, turn: Turn) -> None:
         self.parts.dead_letters.flush()  # acknowledged before the checkpoint that passes them
         began = self.parts.clock()
+        self.saved = self.state.standing()
         snapshot = self.parts.snapshot(self.state)
         self.parts.checkpoints.begin(snapshot)
         self.begun = (snapshot.facts, began, self.parts.clock() - began)
@@ -294,6 +298,7 @@ class Worker:
         except CheckpointFailed as error:
             log.error("checkpoint failed; learning goes on, nothing is committed", reason=str(error))
             turn.checkpoint_failed = True
+            self.saved = None
             return
         if written is not None and written.position == facts.position:
             self.parts.source.commit(facts.offsets)

@@ -60,6 +60,17 @@ class State:
 
     # --- surviving
 
+    def standing(self) -> tuple[object, ...]:
+        """Return what differs as soon as a checkpoint would hold anything new for a restart.
+
+        Without records and blocks solved, pending rows only become fewer, or all of them. The publish sequence is left out: it
+        goes on with every heartbeat, and only a worker that settled leaves the one in its checkpoint.
+        """
+        model, pending = self.model, self.pending
+        n_pending = (pending.n_rows(model.users.n, model.items.n), np.count_nonzero(pending.seen[: model.users.n]))
+        n_others = (len(pending.blocks), len(pending.removed_users), len(pending.removed_items))
+        return (model.position, tuple(sorted(self.offsets.items())), *n_pending, *n_others, pending.renewal is None)
+
     def snapshot(
         self, *, sequence: int, source: tuple[str, str, str], seen_items: int, platform: str, created_ms: int
     ) -> Snapshot:

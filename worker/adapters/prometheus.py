@@ -155,6 +155,8 @@ class Metrics(Collector):
             self._turned_at = self._clock()
             if tick.durable is not None:
                 self._durable, self._saved_position, self._saved_at = tick.durable, tick.durable.position, self._turned_at
+            elif tick.position == self._saved_position:  # nothing was learned that is not durable
+                self._saved_at = self._turned_at
             self._last = tick
 
     def _add(self, tick: Tick) -> None:
@@ -227,7 +229,7 @@ class Metrics(Collector):
     def _collect_checkpoint(self) -> Iterator[Metric]:
         yield _gauge(
             "checkpoint_last_timestamp_seconds",
-            "When the newest checkpoint became durable; before it, the start.",
+            "When the newest checkpoint became durable, or was last seen to hold everything; before it, the start.",
             self._saved_at,
         )
         if self._last is not None:

@@ -169,6 +169,18 @@ def test_before_the_first_checkpoint_its_age_counts_from_the_start():
     assert value(metrics, "checkpoint_stall_seconds") == 0.01
 
 
+def test_a_checkpoint_that_holds_everything_does_not_grow_old():
+    clock = Clock()
+    metrics = metrics_after(replace(QUIET, position=700), clock=clock)
+    metrics.observe(replace(QUIET, position=800, durable=Durable(position=800, size_bytes=5, seconds=0.2, stall_seconds=0.01)))
+    clock.now_s += 3600
+    metrics.observe(replace(QUIET, position=800))
+    assert value(metrics, "checkpoint_last_timestamp_seconds") == clock.now_s
+    clock.now_s += 10
+    metrics.observe(replace(QUIET, position=801))
+    assert value(metrics, "checkpoint_last_timestamp_seconds") == clock.now_s - 10
+
+
 def test_what_runs_is_told_by_labels():
     assert value(metrics_after(info={"rank": "64", "version": "1"}), "model_info", rank="64", version="1") == 1
 
