@@ -83,8 +83,8 @@ class Model(Section):
     """The model's name in Redis."""
     rank: int = Field(16, ge=1, le=1024)
     """K: factors of a row."""
-    loss: Literal["squared"] = "squared"
-    """ℓ of the objective."""
+    loss: Literal["squared", "implicit"] = "squared"
+    """ℓ of the objective. implicit: ratings are strengths of clicks (running totals, at least 0), weighed over all pairs."""
     learner: Literal["sgd"] = "sgd"
     """How a rating becomes a better model: gradient steps, fold-in of short rows, exact sweeps."""
     rating_min: float | None = None
@@ -114,6 +114,13 @@ class Sgd(Section):
     """A row with n ratings steps by η / (1 + decay · n)."""
     fold_in: int = Field(8, ge=0, le=256)
     """A row with at most so many ratings is solved exactly at each of them, instead of stepped."""
+
+
+class Implicit(Section):
+    """Clicks, for model.loss = "implicit"."""
+
+    alpha: float = Field(1.0, gt=0, le=1e6)
+    """A pair of strength r counts 1 + alpha · r times as much as one without a click."""
 
 
 class Als(Section):
@@ -192,6 +199,7 @@ class Settings(Section):
     redis: Redis = Redis()
     model: Model = Model()
     sgd: Sgd = Sgd()
+    implicit: Implicit = Implicit()
     als: Als = Als()
     sweep: Sweep = Sweep()
     publish: Publish = Publish()
@@ -199,6 +207,21 @@ class Settings(Section):
     metrics: Metrics = Metrics()
     intake: Intake = Intake()
     journal: Journal = Journal()
+
+    @model_validator(mode="after")
+    def _loss_makes_sense(self) -> Self:
+        if self.model.loss == "implicit":
+            if self.als.weighted:
+                raise ValueError(
+                    "als.weighted = true does not go with model.loss = 'implicit': its objective runs over all pairs, "
+                    "so every row has as many terms; leave als.weighted out"
+                )
+            if (self.model.rating_min or 0.0) < 0:
+                raise ValueError(
+                    f"model.rating_min = {self.model.rating_min} does not go with model.loss = 'implicit': strengths of clicks "
+                    "are running totals, at least 0; leave rating_min out"
+                )
+        return self
 
 
 def load(file: Path | None = None, assignments: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Settings:
@@ -308,5 +331,7 @@ def _known(source: str, key: str) -> tuple[str, str]:
 def _told(problem: Any) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     message = str(problem["msg"]).removeprefix("Value error, ")
+    if not key:  # of several settings together, which the message names
+        return message
     meaning = keys().get(key, "")
     return f"{key} = {problem['input']!r}: {message[:1].lower()}{message[1:]}" + (f" ({meaning})" if meaning else "")

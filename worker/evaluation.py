@@ -8,11 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from factorstream.worker.errors import UserMistake
 from factorstream.worker.history import History
 from factorstream.worker.learn.learner import Learner
+from factorstream.worker.learn.settings import Learning
 from factorstream.worker.model.journal import Events, Kind
 from factorstream.worker.model.model import Model
 
+NOT_RANKED = np.empty(0, np.float32)
 CHUNK = 5_000
 """Ratings handed over at once; it changes no figure but the time."""
 
@@ -27,6 +30,8 @@ class Evaluation:
     seconds: float
     """Of learning, and of nothing else."""
     n_sweeps: int
+    recall_at_10: float | None
+    """Implicit loss: share of new pairs whose item was among the ten best of a hundred sampled ones; else None."""
 
     @property
     def ratings_per_s(self) -> float:
@@ -40,6 +45,16 @@ def events_of(history: History) -> Events:
     return Events(kinds, history.user_codes, history.item_codes, history.ratings, history.timestamps_ms)
 
 
+def check_ratings(learning: Learning, ratings: NDArray[np.float32]) -> None:
+    """Raise `UserMistake` where *ratings* of a file are none that *learning* can learn."""
+    least = float(ratings.min(initial=0.0))
+    if learning.loss == "implicit" and least < 0:
+        raise UserMistake(
+            f"the file has a rating of {least:g}, and with model.loss = 'implicit' ratings are strengths of clicks, at least 0: "
+            "leave such lines out, or write 0 for what was taken back"
+        )
+
+
 def evaluate(learner: Learner, model: Model, events: Events) -> Evaluation:
     """Predict and learn *events*, ratings by time, one after another; *model* learns.
 
@@ -47,24 +62,33 @@ def evaluate(learner: Learner, model: Model, events: Events) -> Evaluation:
     """
     repeated = _repeated(events)
     squared = absolute = seconds = 0.0
+    ranked: list[NDArray[np.float32]] = []
     for start, stop in zip([0, *repeated], [*repeated, len(events)], strict=True):
         part = events[start:stop]
         began = time.perf_counter()
         for first in range(0, len(part), CHUNK):
-            errors = _learned_errors(learner, model, part[first : first + CHUNK])
+            errors, hits = _learned_errors(learner, model, part[first : first + CHUNK])
+            ranked.append(hits)
             squared += float(errors @ errors)
             absolute += float(np.abs(errors).sum())
         seconds += time.perf_counter() - began
     n = max(1, len(events))
-    return Evaluation(len(events), (squared / n) ** 0.5, absolute / n, seconds, model.sweep.n_sweeps)
+    return Evaluation(len(events), (squared / n) ** 0.5, absolute / n, seconds, model.sweep.n_sweeps, _recall(ranked))
 
 
-def _learned_errors(learner: Learner, model: Model, events: Events) -> NDArray[np.float64]:
-    """Learn *events*, of which only the first may be old news; return their errors, ``(len(events),)``."""
-    first = _error(model, events, 0)
-    errors = [learned.clipped for learned in learner.learn(model, events) if learned.accepted is not None]
-    accepted = np.concatenate(errors).astype(np.float64) if errors else np.empty(0)
-    return accepted if len(accepted) == len(events) else np.append(first, accepted)
+def _recall(ranked: list[NDArray[np.float32]]) -> float | None:
+    hits = np.concatenate([*ranked, NOT_RANKED])
+    asked = hits[~np.isnan(hits)]
+    return float(asked.mean()) if len(asked) else None
+
+
+def _learned_errors(learner: Learner, model: Model, events: Events) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Learn *events*, of which only the first may be old news; return their errors, ``(len(events),)``, and hits."""
+    first = _error(learner, model, events)
+    done = [learned for learned in learner.learn(model, events) if learned.accepted is not None]
+    errors = np.concatenate([NOT_RANKED, *(learned.clipped for learned in done)]).astype(np.float64)
+    hits = np.concatenate([NOT_RANKED, *(learned.hits for learned in done if learned.hits is not None)])
+    return errors if len(errors) == len(events) else np.append(first, errors), hits
 
 
 def _repeated(events: Events) -> list[int]:
@@ -75,9 +99,9 @@ def _repeated(events: Events) -> list[int]:
     return sorted(order[1:][same].tolist())
 
 
-def _error(model: Model, events: Events, at: int) -> float:
-    """Return the error of a rating before it teaches anything."""
-    prediction = model.score(int(events.user_rows[at]), int(events.item_rows[at]))
+def _error(learner: Learner, model: Model, events: Events) -> float:
+    """Return the error of the first rating before it teaches anything."""
+    prediction = model.score(int(events.user_rows[0]), int(events.item_rows[0]))
     if model.level.lowest is not None and model.level.highest is not None:
         prediction = min(max(prediction, model.level.lowest), model.level.highest)
-    return float(events.ratings[at]) - prediction
+    return float(learner.learning.targets(events.ratings[:1])[0]) - prediction

@@ -68,6 +68,8 @@ class Turn:
     absolute: float = 0.0
     n_errors: int = 0
     n_diverged: int = 0
+    n_hits: int = 0
+    n_ranked: int = 0
     n_blocks: int = 0
     n_visits: int = 0
     published: Published | None = None
@@ -85,6 +87,9 @@ class Turn:
             self.absolute += float(np.abs(finite).sum())
             self.n_errors += len(finite)
             self.n_diverged += len(errors) - len(finite)
+            if learned.hits is not None:
+                self.n_hits += int(np.count_nonzero(learned.hits == 1))
+                self.n_ranked += int(np.count_nonzero(~np.isnan(learned.hits)))
         elif learned.solved is None:
             self.n_accepted += 1  # a forgetting
         if learned.solved is not None:
@@ -316,6 +321,8 @@ class Worker:
             absolute_error=turn.absolute,
             n_errors=turn.n_errors,
             n_diverged=turn.n_diverged,
+            n_hits=turn.n_hits,
+            n_ranked=turn.n_ranked,
             n_blocks=turn.n_blocks,
             n_visits=turn.n_visits,
             published=turn.published,

@@ -47,6 +47,10 @@ class Tick:
     """How many ratings are in these sums."""
     n_diverged: int
     """Ratings whose score was not finite: learned by nobody until their rows are solved again."""
+    n_hits: int
+    """Implicit loss: new pairs whose item was among the ten best of a hundred sampled ones, before it was learned."""
+    n_ranked: int
+    """New pairs of which that was asked."""
     n_blocks: int
     """Blocks of ALS solved."""
     n_visits: int

@@ -91,7 +91,7 @@ def wire(settings: Settings) -> Wired:
         Parts(
             source=source,
             intake=Intake(
-                rating_min=settings.model.rating_min,
+                rating_min=least_rating(settings),
                 rating_max=settings.model.rating_max,
                 max_reject_share=settings.intake.max_reject_share,
             ),
@@ -143,6 +143,12 @@ def security_of(settings: Settings) -> dict[str, object]:
     return {name: value for name, value in named.items() if value is not None}
 
 
+def least_rating(settings: Settings) -> float | None:
+    """Return the smallest rating that is accepted; None: the contract's."""
+    configured = settings.model.rating_min
+    return configured or 0.0 if settings.model.loss == "implicit" else configured
+
+
 def learning_of(settings: Settings) -> Learning:
     """Return what the learner is told."""
     return Learning(
@@ -156,6 +162,8 @@ def learning_of(settings: Settings) -> Learning:
         weighted=settings.als.weighted,
         visits_per_rating=settings.sweep.visits_per_rating,
         block_visits=settings.sweep.block_visits,
+        loss=settings.model.loss,
+        alpha=settings.implicit.alpha,
     )
 
 

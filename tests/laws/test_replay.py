@@ -4,8 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factorstream.worker import kernels
-from factorstream.worker.learn.learner import Learner
-from factorstream.worker.model.model import Model
+from factorstream.worker.learn.learner import Learner, new_model
 from factorstream.worker.wiring import learning_of
 from tests.laws.strategies import logs
 from tests.laws.world import Crash, Fuse, World, settings_of, worker
@@ -14,7 +13,7 @@ IDLE = settings_of("sweep.when_idle=true", "model.rating_max=5")
 
 
 def replayed(journal):
-    model = Model(IDLE.model.rank, IDLE.model.seed, range_=(None, 5.0))
+    model = new_model(learning_of(IDLE), IDLE.model.rank, IDLE.model.seed, (None, 5.0))
     learner = Learner(kernels.select("cpu"), learning_of(IDLE))
     for entries in journal:
         for _ in learner.replay(model, entries):

@@ -99,7 +99,7 @@ def worker(world, settings, *, fuse=None, max_records=3, journal_id="journal"):
     checkpoints = Fused(opened(world.folder, fuse), fuse)
     learning = learning_of(settings)
     learner = Learner(kernels.select("cpu"), learning)
-    shape = {"name": "default", "loss": "squared", "learner": "sgd", "seed": settings.model.seed}
+    shape = {"name": "default", "loss": settings.model.loss, "learner": "sgd", "seed": settings.model.seed}
     state = State(fresh_model(settings), learning, journal_id=journal_id, key=KEY, shape=shape)
     snapshot = start(
         state,
@@ -116,7 +116,11 @@ def worker(world, settings, *, fuse=None, max_records=3, journal_id="journal"):
         intake=Intake(rating_min=None, rating_max=None, max_reject_share=1.0),
         learner=learner,
         drafter=Drafter(
-            learner.rule.readout, seen_items=settings.publish.seen_items, block_bytes_per_s=1e6, loss="squared", clock=clock
+            learner.rule.readout,
+            seen_items=settings.publish.seen_items,
+            block_bytes_per_s=1e6,
+            loss=settings.model.loss,
+            clock=clock,
         ),
         publisher=publisher,
         checkpoints=checkpoints,

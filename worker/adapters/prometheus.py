@@ -75,6 +75,12 @@ TOTALS = (
         lambda tick: tick.absolute_error,
     ),
     Figure("live_errors", "Ratings in the sums of errors.", lambda tick: tick.n_errors),
+    Figure(
+        "live_hits",
+        "Implicit loss: new pairs with the item among the ten best of sampled ones, before.",
+        lambda tick: tick.n_hits,
+    ),
+    Figure("live_ranked", "Implicit loss: new pairs ranked before they were learned.", lambda tick: tick.n_ranked),
     Figure("diverged", "Ratings whose score was not finite.", lambda tick: tick.n_diverged),
     Figure("checkpoint_failures", "Checkpoints that could not be written.", lambda tick: tick.checkpoint_failed),
     Figure("sweep_blocks", "Blocks of rows solved exactly.", lambda tick: tick.n_blocks),
@@ -133,7 +139,7 @@ class Metrics(Collector):
         self._totals = [0.0] * len(TOTALS)
         self._labelled_totals: list[defaultdict[str, float]] = [defaultdict(float) for _ in LABELLED_TOTALS]
         self._n_sweeps = 0
-        self._live_mse = _FadingMean(RMSE_RATINGS)
+        self._live_mse, self._live_recall = _FadingMean(RMSE_RATINGS), _FadingMean(RMSE_RATINGS)
         self._freshness_s = _Distribution(FRESHNESS_S)
         self._publish_s = _Distribution(PUBLISH_S)
         self.registry = CollectorRegistry() if registry is None else registry
@@ -146,6 +152,7 @@ class Metrics(Collector):
         with self._lock:
             self._add(tick)
             self._live_mse.add(tick.squared_error, tick.n_errors)
+            self._live_recall.add(tick.n_hits, tick.n_ranked)
             if tick.published is not None:
                 self._add_published(tick.published)
             if self._last is None:
@@ -218,6 +225,12 @@ class Metrics(Collector):
         yield _gauge(
             "live_rmse", f"Root mean square of live errors, over about the last {RMSE_RATINGS} ratings.", self._live_mse.root()
         )
+        if self._live_recall.known:
+            yield _gauge(
+                "live_recall_at_10",
+                f"Implicit loss: share of hits, over about the last {RMSE_RATINGS} new pairs ranked.",
+                self._live_recall.mean(),
+            )
         for figure in LEVELS:
             yield _gauge(figure.name, figure.documentation, figure.of(self._last))
         for figures in LABELLED_LEVELS:
@@ -333,8 +346,15 @@ class _FadingMean:
             self._sum = kept * self._sum + (1 - kept) * total / count
             self._weight = kept * self._weight + (1 - kept)
 
+    @property
+    def known(self) -> bool:
+        return self._weight > 0
+
+    def mean(self) -> float:
+        return self._sum / self._weight if self._weight else math.nan
+
     def root(self) -> float:
-        return math.sqrt(self._sum / self._weight) if self._weight else math.nan
+        return math.sqrt(self.mean())
 
 
 class _Distribution:

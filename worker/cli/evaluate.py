@@ -16,25 +16,29 @@ def evaluate(
     alone, not of reading the file or compiling.
     """
     from factorstream.worker.config import load
+    from factorstream.worker.evaluation import check_ratings, events_of
     from factorstream.worker.evaluation import evaluate as run
-    from factorstream.worker.evaluation import events_of
     from factorstream.worker.history import read
     from factorstream.worker.wiring import fresh_model, learner_of, warm_up
 
     settings = load(config, assignments or [])
     history = read(file, limit)
     learner = learner_of(settings)
+    check_ratings(learner.learning, history.ratings)
     warm_up(learner, settings)
     found = run(learner, fresh_model(settings), events_of(history))
+    ranking = {} if found.recall_at_10 is None else {"recall_at_10": found.recall_at_10}
+    recall = "" if found.recall_at_10 is None else f"recall@10 of a hundred sampled items {found.recall_at_10:.4f}, "
     answer(
         {
             "n_ratings": found.n_ratings,
             "rmse": found.rmse,
             "mae": found.mae,
+            **ranking,
             "ratings_per_s": round(found.ratings_per_s),
             "n_sweeps": found.n_sweeps,
         },
         as_json=as_json,
-        line=f"{found.n_ratings:,} ratings: RMSE {found.rmse:.4f}, MAE {found.mae:.4f}; {found.n_sweeps} sweeps,"
+        line=f"{found.n_ratings:,} ratings: {recall}RMSE {found.rmse:.4f}, MAE {found.mae:.4f}; {found.n_sweeps} sweeps,"
         f" {found.ratings_per_s:,.0f} ratings/s",
     )

@@ -208,6 +208,29 @@ class Kernels(Protocol):
         Source: Lee, Sun and Saunders, SIAM J. Optim. 24(3), 2014 (proximal Newton); Friedman, Hastie and Tibshirani 2010.
         """
 
+    def implicit(
+        self, own: Side, other: Side, rows: I32, histories: Histories, gram: F64, *, alpha: float, penalty: float
+    ) -> F64:
+        """Set each of *rows* to the minimiser, over that row, of the objective over *all* pairs, against *other* as it is.
+
+        With preferences p = 1 where a rating x > 0 is held and 0 elsewhere, scores s = u·v, without biases and intercept:
+
+            ½ Σ_nm (1 + α x_nm) (p_nm − s_nm)² + ½ λ_user Σ |u|² + ½ λ_item Σ |v|²
+
+        ``(VᵀV + Σ α x v vᵀ + λ I) u = Σ (1 + α x) v``, the sums over the row's ratings above 0; λ = 0 gives the solution of
+        minimum norm. A row with an empty history becomes zero. A solution that is not finite leaves its row. No row is in
+        *rows* twice. One row, one thread: the number of threads never changes bits.
+
+        Args:
+            histories: Ratings are at least 0.
+            gram: ``VᵀV``, ``(K, K)``: over the rows of *other* that count.
+
+        Returns: ``(len(rows),)``, by how much each row's solve lowered the objective, ≥ 0 (``½ Δᵀ A Δ``), ∞ for a row that was
+        not finite, 0 for one that was left.
+
+        Source: Hu, Koren and Volinsky, ICDM 2008.
+        """
+
     def initialize(self, side: Side, first: int, stop: int, *, seed: int, stream: int, deviation: float) -> None:
         """Fill rows ``first .. stop - 1``: factors from a counter hash of (seed, stream, row, k), biases zero.
 

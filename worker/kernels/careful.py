@@ -26,7 +26,7 @@ def solve_carefully(
         return 0.0
     old = np.append(own.factors[row].astype(np.float64), own.biases[row])
     with np.errstate(over="ignore"):
-        new = _minimum_norm(gram, right).astype(np.float32)
+        new = minimum_norm(gram, right).astype(np.float32)
     if not np.isfinite(new).all():
         return 0.0
     own.factors[row], own.biases[row] = new[:-1], new[-1]
@@ -34,7 +34,7 @@ def solve_carefully(
     return float(0.5 * change @ gram @ change) if np.isfinite(old).all() else np.inf
 
 
-def _minimum_norm(gram: F64, right: F64) -> F64:
+def minimum_norm(gram: F64, right: F64) -> F64:
     """Return ``G⁺ right`` for a symmetric G."""
     values, vectors = np.linalg.eigh(gram)
     vectors, values = vectors[:, values > SINGULAR * values[-1]], values[values > SINGULAR * values[-1]]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels import cpu_als, cpu_general, cpu_rows, cpu_sgd, cpu_start, reference
+from factorstream.worker.kernels import cpu_als, cpu_general, cpu_implicit, cpu_rows, cpu_sgd, cpu_start, reference
 from factorstream.worker.kernels.api import F32, F64, I32, SGD, Batch, Histories, Objective, Optimizer, Rates, Side
 from factorstream.worker.kernels.careful import solve_carefully
 from factorstream.worker.kernels.compiled import Int
@@ -148,6 +148,26 @@ def _least_squares(
         weight = counts[j] if weighted else 1
         ratings = _entry(histories, j)
         gains[j] = solve_carefully(own, other, rows[j], ratings, intercept, weight * penalty, weight * bias_penalty)
+    return gains
+
+
+def implicit(own: Side, other: Side, rows: I32, histories: Histories, gram: F64, *, alpha: float, penalty: float) -> F64:
+    """Solve each of *rows* over all pairs (`api.Kernels.implicit`)."""
+    flat_own, flat_other, rows, histories = _side(own), _side(other), _int32(rows), _histories(histories)
+    rank, counts = own.factors.shape[1], np.diff(histories.starts)
+    gains, careful = np.zeros(len(rows)), np.full(len(rows), penalty <= 0)
+    groups, taken = cpu_implicit.groups(counts), np.zeros(1, np.int64)
+    flat_gram, numbers = cpu_implicit.padded_gram(gram), (_scalar(alpha), _scalar(penalty))
+
+    def work() -> None:
+        room = cpu_implicit.room(rank)
+        cpu_implicit.solve_groups(flat_own, flat_other, rows, histories, groups, taken, flat_gram, *numbers, room, gains, careful)
+
+    if penalty > 0:
+        _in_threads(work, (int(counts.sum()) + rank * len(rows)) * rank)
+    for j in np.flatnonzero(careful):
+        one = rows[j : j + 1]
+        gains[j] = reference.implicit(own, other, one, _entry(histories, j), gram, alpha=alpha, penalty=penalty)[0]
     return gains
 
 

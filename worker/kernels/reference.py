@@ -24,6 +24,7 @@ from factorstream.worker.kernels.api import (
     Rates,
     Side,
 )
+from factorstream.worker.kernels.careful import minimum_norm
 from factorstream.worker.kernels.reference_rows import problem_of, soft
 
 name = "reference"
@@ -75,6 +76,23 @@ def als(
             new = problem.minimiser(old)
         if _write(own, row, Learned(new), None):
             gains[j] = problem.gain(old, new) if np.isfinite(old).all() else np.inf
+    return gains
+
+
+def implicit(own: Side, other: Side, rows: I32, histories: Histories, gram: F64, *, alpha: float, penalty: float) -> F64:
+    """Solve each of *rows* over all pairs (`api.Kernels.implicit`)."""
+    gains = np.zeros(len(rows))
+    for j, row in enumerate(rows):
+        others, ratings = _history(histories, j)
+        vectors, weights = other.factors[others].astype(np.float64), alpha * ratings.astype(np.float64)
+        with np.errstate(all="ignore"):
+            matrix = gram + (vectors.T * weights) @ vectors + penalty * np.eye(len(gram))
+            right = (1 + weights) * (ratings > 0) @ vectors
+            new = minimum_norm(matrix, right).astype(np.float32) if np.isfinite(matrix).all() else np.nan
+        if np.isfinite(new).all():
+            change = new - own.factors[row].astype(np.float64)
+            gains[j] = 0.5 * change @ matrix @ change if np.isfinite(change).all() else np.inf
+            own.factors[row] = new
     return gains
 
 

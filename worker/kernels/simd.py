@@ -322,6 +322,25 @@ def copy_padded(typing: Any, x: Any, x_at: Any, n: Any, y: Any, y_at: Any) -> An
 
 
 @_emitted
+def copy_scaled(typing: Any, x: Any, x_at: Any, scale: Any, n: Any, y: Any, y_at: Any) -> Any:
+    """``y[y_at:y_at + padded(n)] = scale * x[x_at:x_at + n]`` and zeros after it."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        p, q = emit.at(signature.args[0], args[0], args[1]), emit.at(signature.args[4], args[4], args[5])
+        factor = emit.splat(args[2])
+
+        def copy(k: Value, _: Sequence[Value], mask: Value) -> Sequence[Value]:
+            emit.store(builder.fmul(factor, emit.load(builder.gep(p, [k]), mask)), builder.gep(q, [k]))
+            return []
+
+        emit.vectors(args[3], [], copy)
+        return context.get_dummy_value()
+
+    return types.void(x, types.int64, types.float32, types.int64, y, types.int64), codegen
+
+
+@_emitted
 def clear(typing: Any, x: Any, x_at: Any, n: Any) -> Any:
     """``x[x_at:x_at + n] = 0``: numba's own loop, whose places may count from the end, would scatter."""
 

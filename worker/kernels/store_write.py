@@ -71,12 +71,15 @@ class Outcome(NamedTuple):
     timestamps_ms: NDArray[np.int64]
     user_counts: NDArray[np.int32]
     item_counts: NDArray[np.int32]
+    changes: NDArray[np.int8]
     of_users: History
     of_items: History
 
 
 @bare
-def accept(store: Store, events: Events, start: Int, limit: Int, fold_in: Int, outcome: Outcome) -> tuple[Int, Int]:
+def accept(
+    store: Store, events: Events, start: Int, limit: Int, fold_in: Int, fold_in_items: Int, outcome: Outcome
+) -> tuple[Int, Int]:
     """Apply events from *start* until their end or *limit* accepted; return where it stopped and how many were accepted."""
     n = paid = np.int64(0)
     outcome.of_users.starts[0] = outcome.of_items.starts[0] = 0
@@ -87,11 +90,13 @@ def accept(store: Store, events: Events, start: Int, limit: Int, fold_in: Int, o
         rating = (
             TOMBSTONE if events.kinds[j] == UNRATE else events.ratings[j] + np.float32(0)
         )  # -0 becomes 0: equal, so the same bits
+        n_before = store.state[0].n_ratings
         if apply(store, user, item, rating, events.timestamps_ms[j]):
             outcome.event_index[n], outcome.user_rows[n], outcome.item_rows[n] = j, user, item
             outcome.ratings[n], outcome.timestamps_ms[n] = rating, events.timestamps_ms[j]
+            outcome.changes[n] = store.state[0].n_ratings - n_before
             outcome.user_counts[n] = add_history(store, USERS, user, fold_in, outcome.of_users, n)
-            outcome.item_counts[n] = add_history(store, ITEMS, item, fold_in, outcome.of_items, n)
+            outcome.item_counts[n] = add_history(store, ITEMS, item, fold_in_items, outcome.of_items, n)
             n += 1
             if n - paid == AT_ONCE:
                 advance(store, float(n - paid))

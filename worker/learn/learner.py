@@ -12,6 +12,7 @@ from factorstream.worker.kernels.api import F32, Kernels
 from factorstream.worker.learn.rule import parts_of, rule_of
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.learn.sweeper import Solved, Sweeper
+from factorstream.worker.learn.tested import NO_ROWS
 from factorstream.worker.model.journal import ENTRY, Entries, Events, Kind
 from factorstream.worker.model.model import ITEMS, USERS, Model
 from factorstream.worker.model.ratings import Accepted
@@ -28,13 +29,15 @@ class Learned:
     accepted: Accepted | None
     """None for a forgetting."""
     errors: F32
-    """``x − s`` before each step; NaN for an unrate."""
+    """``x − prediction`` before each step; NaN for an unrate."""
     clipped: F32
     """The same with the prediction clipped to the range known before that rating."""
+    hits: F32 | None
+    """Whether its item was ranked among the ten best of sampled ones before it was learned (`Tested.hits`)."""
     entries: Entries
     """What the journal gets."""
     touched_users: NDArray[np.int32]
-    """Rows changed by a forgetting."""
+    """Rows changed by a forgetting, or beside those of the events."""
     touched_items: NDArray[np.int32]
     solved: Solved | None
     """The block that fell due at the end of the part."""
@@ -42,7 +45,7 @@ class Learned:
 
 def new_model(learning: Learning, rank: int, seed: int, range_: tuple[float | None, float | None] = (None, None)) -> Model:
     """Return a model that has learned nothing but the *range_* of ratings, where that is configured, with *learning*'s parts."""
-    model = Model(rank, seed, range_=range_)
+    model = Model(rank, seed, level=learning.first_level(range_))
     adopt(learning, model)
     return model
 
@@ -84,7 +87,7 @@ class Learner:
         """Solve a block that is not due, because there is time."""
         entries = np.zeros(1, ENTRY)
         entries["kind"] = Kind.IDLE_BLOCK
-        return Learned(None, NO_ERRORS, NO_ERRORS, entries, NO_ROWS, NO_ROWS, self.sweeper.solve_block(model))
+        return Learned(None, NO_ERRORS, NO_ERRORS, None, entries, NO_ROWS, NO_ROWS, self.sweeper.solve_block(model))
 
     def replay(self, model: Model, entries: Entries) -> Iterator[Learned]:
         """Do again what *entries* say, on a model as it was before them."""
@@ -97,7 +100,8 @@ class Learner:
             start = int(at) + 1
 
     def _accept(self, model: Model, events: Events, start: int, stop: int) -> Accepted:
-        limits = (self.sweeper.until_due(model), model.level.until_next() or None)
+        limits = (self.sweeper.until_due(model), model.level.until_next() or None, self.rule.until_due(model))
+        of_users, of_items = self.rule.fold_in
         head = events[:stop]
         return model.ratings.accept(
             head.kinds,
@@ -107,18 +111,31 @@ class Learner:
             head.timestamps_ms,
             start=start,
             limit=min((limit for limit in limits if limit), default=MOST),
-            fold_in=self.rule.fold_in,
+            fold_in=of_users,
+            fold_in_items=of_items,
         )
 
     def _step(self, model: Model, accepted: Accepted) -> Learned:
-        errors = self.rule.step(model, accepted)
-        clipped = model.level.clip(accepted.ratings, errors)
+        tested = self.rule.step(model, accepted)
+        clipped = model.level.clip(tested.targets, tested.errors)
         model.n_accepted += len(accepted.user_rows)
-        model.level.add(accepted.ratings)
-        return Learned(accepted, errors, clipped, entries_of(accepted), NO_ROWS, NO_ROWS, self.sweeper.advance(model))
+        model.level.add(tested.targets)
+        return Learned(
+            accepted,
+            tested.errors,
+            clipped,
+            tested.hits,
+            entries_of(accepted),
+            tested.also_users,
+            tested.also_items,
+            self.sweeper.advance(model),
+        )
 
     def _forget(self, model: Model, events: Events, at: int) -> Learned:
-        """Forget a user or remove an item; what the row still holds is all that it is then solved from."""
+        """Forget a user or remove an item; what the row still holds is all that it is then solved from.
+
+        Rows of the other side that it leaves with nothing become their prior.
+        """
         kind, time = events.kinds[at], int(events.timestamps_ms[at])
         user, item = int(events.user_rows[at]), int(events.item_rows[at])
         if kind == Kind.FORGET_USER:
@@ -127,13 +144,20 @@ class Learner:
             users, items = model.ratings.remove_item(item, time), np.array([item], np.int32)
         side, row = (USERS, user) if kind == Kind.FORGET_USER else (ITEMS, item)
         self.rule.solve(model, side, np.array([row], np.int32))
+        self.rule.solve(model, ITEMS if side == USERS else USERS, _emptied(model, side, items if side == USERS else users))
         model.n_accepted += 1  # published rows change, so the position does
         entries = np.zeros(1, ENTRY)
         entries["kind"], entries["user"], entries["item"], entries["rating"], entries["time"] = kind, user, item, np.nan, time
-        return Learned(None, NO_ERRORS, NO_ERRORS, entries, users, items, None)
+        return Learned(None, NO_ERRORS, NO_ERRORS, None, entries, users, items, None)
 
 
-NO_ROWS = np.empty(0, np.int32)
+def _emptied(model: Model, side: int, others: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return which of *others*, rows across from *side*, hold nothing and have factors that say otherwise."""
+    counts, table = (model.ratings.item_counts, model.items) if side == USERS else (model.ratings.user_counts, model.users)
+    emptied: NDArray[np.bool_] = (counts[others] == 0) & (others < table.n)
+    return others[emptied]
+
+
 NO_ERRORS = np.empty(0, np.float32)
 
 

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorstream.worker.kernels.api import F32, F64, Kernels
+from factorstream.worker.learn.implicit import Implicit, Memory
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.learn.sgd import Sgd
+from factorstream.worker.learn.tested import Tested
 from factorstream.worker.model.model import Model, Part
 from factorstream.worker.model.ratings import Accepted
 
@@ -18,13 +20,16 @@ from factorstream.worker.model.ratings import Accepted
 class Rule(Protocol):
     """A learning rule. Everything it does to a model is a function of the model, its own settings and what it is given."""
 
-    fold_in: int
-    """Rows with at most so many ratings are wanted with their histories in `Accepted`."""
+    fold_in: tuple[int, int]
+    """Users, and items, with at most so many ratings are wanted with their histories in `Accepted`."""
 
-    def step(self, model: Model, accepted: Accepted) -> F32:
+    def until_due(self, model: Model) -> int | None:
+        """Return how many ratings are to be accepted before a batch must end, at least 1; None: it may end anywhere."""
+
+    def step(self, model: Model, accepted: Accepted) -> Tested:
         """Learn from *accepted*, one rating after another; rows that *model* lacks start at their prior.
 
-        Returns: ``x − prediction`` of each, taken before it was learned; NaN for an unrate.
+        Returns: What was predicted of each before it was learned.
         """
 
     def solve(self, model: Model, side: int, rows: NDArray[np.int32]) -> F64:
@@ -44,9 +49,9 @@ class Rule(Protocol):
 
 def rule_of(learning: Learning, kernels: Kernels) -> Rule:
     """Return the rule that *learning* asks for."""
-    return Sgd(kernels, learning)
+    return Implicit(kernels, learning) if learning.loss == "implicit" else Sgd(kernels, learning)
 
 
 def parts_of(learning: Learning, rank: int) -> Mapping[str, Callable[[], Part]]:
     """Return what makes each part of a model that the rule needs, by name."""
-    return {}
+    return {Memory.NAME: lambda: Memory(rank)} if learning.loss == "implicit" else {}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from factorstream.worker.kernels.api import Objective, Penalty, Rates
+import numpy as np
+
+from factorstream.worker.kernels.api import F32, Objective, Penalty, Rates
 from factorstream.worker.model.level import Level
 
 
@@ -34,11 +36,25 @@ class Learning:
     """ALS visits that an accepted rating buys; 0: no sweeps."""
     block_visits: int
     """Ratings visited by one block, about."""
+    loss: str = "squared"
+    alpha: float = 1.0
+    """Implicit: a pair's confidence is ``1 + alpha * rating``."""
 
     LEARNING_RATE = 0.1
     LAMBDA, WEIGHTED_LAMBDA = 8.0, 0.12
     LAMBDA_BIAS, WEIGHTED_LAMBDA_BIAS = 2.5, 0.03
+    IMPLICIT_LAMBDA = 1.0
     DEVIATION = 0.05
+
+    def first_level(self, range_: tuple[float | None, float | None]) -> Level:
+        """Return the level before any rating; *range_* is what was configured."""
+        if self.loss == "implicit":
+            return Level(lowest=0.0, highest=1.0, centred=False)  # of preferences, which are what is predicted
+        return Level.of_range(*range_)
+
+    def targets(self, ratings: F32) -> F32:
+        """Return what is predicted of *ratings*: themselves, or whether they are above 0; NaN stays."""
+        return np.where(ratings > 0, np.float32(1), ratings) if self.loss == "implicit" else ratings
 
     def rates(self, level: Level) -> Rates:
         """Return the step sizes at *level*."""
@@ -52,6 +68,8 @@ class Learning:
     def penalty(self, level: Level) -> Penalty:
         """Return λ of the objective at *level*."""
         unset = level.spread * (self.WEIGHTED_LAMBDA if self.weighted else self.LAMBDA)
+        if self.loss == "implicit":
+            unset = self.IMPLICIT_LAMBDA
         unset_bias = self.WEIGHTED_LAMBDA_BIAS if self.weighted else self.LAMBDA_BIAS
         return Penalty(
             unset if self.lambda_user is None else self.lambda_user,

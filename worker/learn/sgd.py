@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from factorstream.worker.kernels.api import F32, F64, Batch, Kernels
 from factorstream.worker.learn.settings import Learning
+from factorstream.worker.learn.tested import Tested
 from factorstream.worker.model.model import USERS, Model
 from factorstream.worker.model.ratings import Accepted
 
@@ -15,15 +16,19 @@ class Sgd:
     """O(K) a rating (`learn.rule.Rule`)."""
 
     def __init__(self, kernels: Kernels, learning: Learning) -> None:
-        self.fold_in = learning.fold_in
+        self.fold_in = learning.fold_in, learning.fold_in
         self._kernels = kernels
         self._learning = learning
 
-    def step(self, model: Model, accepted: Accepted) -> F32:
+    def until_due(self, model: Model) -> int | None:
+        """A batch may end anywhere."""
+        return None
+
+    def step(self, model: Model, accepted: Accepted) -> Tested:
         """Fold short rows in, step the others."""
         learning, level = self._learning, model.level
         self._grow(model, int(accepted.user_rows.max()) + 1, int(accepted.item_rows.max()) + 1)
-        return self._kernels.sgd(
+        errors = self._kernels.sgd(
             model.users.side,
             model.items.side,
             Batch(
@@ -39,6 +44,7 @@ class Sgd:
             objective=learning.objective(level),
             rates=learning.rates(level),
         )
+        return Tested(accepted.ratings, errors)
 
     def solve(self, model: Model, side: int, rows: NDArray[np.int32]) -> F64:
         """Set *rows* to the objective's minimiser over each (ALS)."""

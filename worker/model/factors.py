@@ -40,6 +40,11 @@ class Factors:
             kernels.initialize(self.side, self.n, n, seed=self._seed, stream=self._stream, deviation=deviation)
             self.n = n
 
+    def restart(self, rows: NDArray[np.int32], kernels: Kernels, deviation: float) -> None:
+        """Give *rows* the factors they began with."""
+        for row in rows.tolist():
+            kernels.initialize(self.side, row, row + 1, seed=self._seed, stream=self._stream, deviation=deviation)
+
     def restore(self, factors: F32, biases: F32) -> None:
         """Take the rows of a checkpoint: ``(n, K)`` and ``(n,)``; copies."""
         self.n = len(biases)

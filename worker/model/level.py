@@ -26,6 +26,8 @@ class Level:
     lowest: float | None = None
     highest: float | None = None
     """Smallest and largest rating accepted so far, or the configured range; None when nothing is known."""
+    centred: bool = True
+    """Whether the intercept is the ratings' mean; else it stays 0."""
 
     @classmethod
     def of_range(cls, lowest: float | None, highest: float | None) -> Level:
@@ -70,9 +72,10 @@ class Level:
         self.squares = float(np.cumsum(np.concatenate(([self.squares], ratings.astype(np.float64) ** 2)))[-1])
         self.n += len(ratings)
         if len(ratings) == due:
-            self.intercept = self.total / self.n
-            variance = self.squares / self.n - self.intercept**2
-            self.spread = variance**0.5 if variance > (1e-6 * self.intercept) ** 2 else abs(self.intercept) or 1.0
+            mean = self.total / self.n
+            self.intercept = mean if self.centred else 0.0
+            variance = self.squares / self.n - mean**2
+            self.spread = variance**0.5 if variance > (1e-6 * mean) ** 2 else abs(mean) or 1.0
 
 
 def _or_nan(bound: float | None) -> np.float32:

@@ -59,13 +59,13 @@ class Model:
         seed: int,
         ratings: Ratings | None = None,
         *,
-        range_: tuple[float | None, float | None] = (None, None),
+        level: Level | None = None,
     ) -> None:
-        """Know nothing but the *range_* of ratings, where that is configured."""
+        """Know nothing but what *level* says of the ratings to come."""
         self.users = Factors(rank, seed=seed, stream=USERS)
         self.items = Factors(rank, seed=seed, stream=ITEMS)
         self.ratings = ratings or Ratings()
-        self.level = Level.of_range(*range_)
+        self.level = level or Level()
         self.sweep = Sweep()
         self.parts: dict[str, Part] = {}
         """By name; which there are follows from the settings learned with (`learn.learner.new_model`)."""

@@ -30,6 +30,8 @@ class Accepted:
     user_counts: I32
     """Ratings that the event's user holds just after it."""
     item_counts: I32
+    changes: NDArray[np.int8]
+    """1: the event's pair was not held before it; 0: it held another rating; −1: it no longer is."""
     user_histories: Histories
     """All ratings of the event's user just after it, if they are at most ``fold_in``; else an empty entry."""
     item_histories: Histories
@@ -146,6 +148,7 @@ class Ratings:
         start: int = 0,
         limit: int = np.iinfo(np.int64).max,
         fold_in: int = 0,
+        fold_in_items: int | None = None,
     ) -> Accepted:
         """Apply events in order, from *start* until *limit* of them were accepted or there are no more.
 
@@ -153,6 +156,7 @@ class Ratings:
             kinds: 0 rates, 1 unrates. The columns are of one length.
             ratings: Finite; ignored where unrating. -0 is taken as 0.
             fold_in: Rows that hold at most so many ratings after an event have their histories in the result.
+            fold_in_items: The same for items, where it is another number.
 
         Raises `IndexError` for a row that `grow` did not make.
         """
@@ -166,10 +170,11 @@ class Ratings:
         _check_rows(events.user_rows[start:], self.n_users)
         _check_rows(events.item_rows[start:], self.n_items)
         n = max(0, min(len(events.kinds) - start, limit))
-        room = n * min(fold_in, max(self.n_users, self.n_items))
+        most_of_items = fold_in if fold_in_items is None else fold_in_items
+        room = n * min(fold_in, self.n_items), n * min(most_of_items, self.n_users)
         self._check_room(n)
         outcome = _outcome(n, room)
-        stop, n_accepted = accept(self._store, events, start, limit, fold_in, outcome)
+        stop, n_accepted = accept(self._store, events, start, limit, fold_in, most_of_items, outcome)
         return _accepted(outcome, int(stop), int(n_accepted))
 
     def forget_user(self, row: int, timestamp_ms: int) -> I32:
@@ -290,8 +295,9 @@ def _check_rows(rows: NDArray[np.integer], n_rows: int) -> None:
         raise IndexError(f"row {rows.min()} or {rows.max()} is not one of {n_rows}: grow the store first")
 
 
-def _outcome(n: int, room: int) -> Outcome:
-    """Return columns for at most *n* accepted events, whose histories are at most *room* pairs a side."""
+def _outcome(n: int, room: tuple[int, int]) -> Outcome:
+    """Return columns for at most *n* accepted events, whose users' and items' histories are at most *room* pairs."""
+    of_users, of_items = room
     return Outcome(
         event_index=np.empty(n, np.int64),
         user_rows=np.empty(n, np.int32),
@@ -300,8 +306,9 @@ def _outcome(n: int, room: int) -> Outcome:
         timestamps_ms=np.empty(n, np.int64),
         user_counts=np.empty(n, np.int32),
         item_counts=np.empty(n, np.int32),
-        of_users=History(np.empty(n + 1, np.int64), np.empty(room, np.int32), np.empty(room, np.float32)),
-        of_items=History(np.empty(n + 1, np.int64), np.empty(room, np.int32), np.empty(room, np.float32)),
+        changes=np.empty(n, np.int8),
+        of_users=History(np.empty(n + 1, np.int64), np.empty(of_users, np.int32), np.empty(of_users, np.float32)),
+        of_items=History(np.empty(n + 1, np.int64), np.empty(of_items, np.int32), np.empty(of_items, np.float32)),
     )
 
 
@@ -316,6 +323,7 @@ def _accepted(outcome: Outcome, stop: int, n: int) -> Accepted:
         timestamps_ms=outcome.timestamps_ms[:n],
         user_counts=outcome.user_counts[:n],
         item_counts=outcome.item_counts[:n],
+        changes=outcome.changes[:n],
         user_histories=_histories(outcome.of_users, n),
         item_histories=_histories(outcome.of_items, n),
     )

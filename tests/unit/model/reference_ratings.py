@@ -33,18 +33,21 @@ class ReferenceRatings:
     def grow(self, n_users, n_items):
         self.n_rows = [max(self.n_rows[0], n_users), max(self.n_rows[1], n_items)]
 
-    def accept(self, kinds, user_rows, item_rows, ratings, timestamps_ms, *, start=0, limit=10**9, fold_in=0):
+    def accept(self, kinds, user_rows, item_rows, ratings, timestamps_ms, *, start=0, limit=10**9, fold_in=0, fold_in_items=None):
+        most = fold_in, fold_in if fold_in_items is None else fold_in_items
         accepted, histories, stop = [], [[], []], start
         while stop < len(kinds) and len(accepted) < limit:
             pair = int(user_rows[stop]), int(item_rows[stop])
             rating = math.nan if kinds[stop] else float(ratings[stop])
+            n_before = len(self.held())
             if self.apply(pair, rating, int(timestamps_ms[stop])):
                 rows = [self.row(side, pair[side]) for side in (0, 1)]
-                accepted.append((stop, *pair, rating, int(timestamps_ms[stop]), len(rows[0]), len(rows[1])))
+                change = len(self.held()) - n_before
+                accepted.append((stop, *pair, rating, int(timestamps_ms[stop]), len(rows[0]), len(rows[1]), change))
                 for side in (0, 1):
-                    histories[side].append(rows[side] if len(rows[side]) <= fold_in else [])
+                    histories[side].append(rows[side] if len(rows[side]) <= most[side] else [])
             stop += 1
-        kinds_of_columns = (np.int64, np.int32, np.int32, np.float32, np.int64, np.int32, np.int32)
+        kinds_of_columns = (np.int64, np.int32, np.int32, np.float32, np.int64, np.int32, np.int32, np.int8)
         columns = [np.array([entry[k] for entry in accepted], kind) for k, kind in enumerate(kinds_of_columns)]
         return Accepted(stop, *columns, *map(columns_of, histories))
 

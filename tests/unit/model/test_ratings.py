@@ -89,10 +89,11 @@ def meaning(reference):
     ]
 
 
-@given(with_forgetting(), st.integers(1, 40), st.integers(0, 6))
-def test_any_log_leaves_what_the_reference_holds_and_answers_as_it_does(log, least_capacity, fold_in):
+@given(with_forgetting(), st.integers(1, 40), st.integers(0, 6), st.none() | st.integers(0, 6))
+def test_any_log_leaves_what_the_reference_holds_and_answers_as_it_does(log, least_capacity, fold_in, fold_in_items):
     ratings, reference = grown(Ratings(least_capacity=least_capacity)), grown(ReferenceRatings())
-    assert same(feed(ratings, log, fold_in=fold_in), feed(reference, log, fold_in=fold_in))
+    how = {"fold_in": fold_in, "fold_in_items": fold_in_items}
+    assert same(feed(ratings, log, **how), feed(reference, log, **how))
     assert same(read(ratings), meaning(reference))
     assert same([ratings.user_newest_ms, ratings.item_newest_ms], [reference.newest_ms(0), reference.newest_ms(1)])
 
@@ -115,7 +116,7 @@ def test_batches_and_limits_cut_anywhere_give_the_same_answers(log, limits, leas
         parts.append(ratings.accept(*columns(log), start=start, limit=limit, fold_in=fold_in))
         start = parts[-1].stop
     assert start == len(log)
-    for name in ("event_index", "user_rows", "item_rows", "ratings", "timestamps_ms", "user_counts", "item_counts"):
+    for name in ("event_index", "user_rows", "item_rows", "ratings", "timestamps_ms", "user_counts", "item_counts", "changes"):
         assert same(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name))
     for name in ("user_histories", "item_histories"):
         histories = [getattr(part, name) for part in parts]

@@ -1,0 +1,105 @@
+"""The laws of the stream, for clicks over all pairs."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from factorstream.worker import kernels
+from factorstream.worker.learn import implicit
+from factorstream.worker.learn.implicit import memory_of
+from factorstream.worker.learn.learner import Learner, new_model
+from factorstream.worker.model.model import ITEMS, USERS
+from factorstream.worker.wiring import learning_of
+from tests.laws.strategies import logs
+from tests.laws.world import Crash, Fuse, World, held, live, published, settings_of, worker
+
+SETTINGS = settings_of("model.loss=implicit", "implicit.alpha=2")
+IDLE = settings_of("model.loss=implicit", "sweep.when_idle=true")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_histories():
+    """Drain often, and let users be long soon: everything happens within a few events."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(implicit, "DRAIN", 5)
+        patch.setattr(implicit, "LONGEST", 2)
+        patch.setattr(implicit, "VISITS", (2, 2))
+        patch.setattr(implicit.Implicit, "fold_in", (2, 0))
+        yield
+
+
+def outcome(log, *, asked=SETTINGS, crashes=(), max_records=3):
+    world = World()
+    world.write(log)
+    return live(world, asked, crashes=crashes, max_records=max_records), world
+
+
+def replayed(journal, asked):
+    model = new_model(learning_of(asked), asked.model.rank, asked.model.seed)
+    learner = Learner(kernels.select("cpu"), learning_of(asked))
+    for entries in journal:
+        for _ in learner.replay(model, entries):
+            pass
+    return model
+
+
+@given(logs(), st.lists(st.integers(0, 40), max_size=4), st.integers(1, 9), st.integers(1, 9))
+@settings(max_examples=60, deadline=None)
+def test_neither_a_crash_anywhere_nor_other_batches_change_a_bit(log, crashes, one, other):
+    calm, _ = outcome(log, max_records=one)
+    rough, _ = outcome(log, crashes=crashes, max_records=other)
+    assert rough.model.state_hash() == calm.model.state_hash()
+    assert held(rough) == held(calm)
+
+
+@given(logs(), st.lists(st.integers(0, 60), max_size=4), st.integers(1, 7), st.integers(0, 12))
+@settings(max_examples=60, deadline=None)
+def test_any_run_with_any_crashes_is_what_its_own_journal_says(log, crashes, max_records, n_idle):
+    world = World()
+    world.write(log)
+    for length in [*crashes, None]:
+        try:
+            state, parts, turns = worker(world, IDLE, fuse=Fuse(length), max_records=max_records)
+            for _, _ in zip(range(len(log) + n_idle), turns, strict=False):
+                pass
+            parts.checkpoints.begin(parts.snapshot(state))
+        except Crash:
+            continue
+    assert replayed(world.folder.checkpoints[-1].journal, IDLE).state_hash() == state.model.state_hash()
+
+
+@given(logs(), st.integers(1, 4))
+@settings(max_examples=60, deadline=None)
+def test_readers_end_with_exactly_the_rows_of_the_model(log, max_records):
+    state, world = outcome(log, max_records=max_records)
+    embeddings, model = published(world), state.model
+    learner = Learner(kernels.select("cpu"), learning_of(SETTINGS))
+    for side, number, ids, counts in (
+        ("user", USERS, state.identities.users, model.ratings.user_counts),
+        ("item", ITEMS, state.identities.items, model.ratings.item_counts),
+    ):
+        for name, row in ids.items():
+            if (side, name) in embeddings or counts[row]:
+                embedding = embeddings.pop((side, name))
+                factors, biases = learner.rule.readout(model, number, np.array([row]))
+                assert embedding.vector.tolist() == factors[0].tolist()
+                assert embedding.bias == biases[0] == 0
+                assert counts[row] or not factors.any()
+    assert not embeddings, "what was forgotten is still there"
+    assert model.level.intercept == 0
+
+
+@given(logs())
+@settings(max_examples=60, deadline=None)
+def test_the_gram_matrices_follow_every_change(log):
+    model = outcome(log)[0].model
+    for side, own, counts in (
+        (USERS, model.users, model.ratings.user_counts),
+        (ITEMS, model.items, model.ratings.item_counts),
+    ):
+        kept = memory_of(model).sides[side]
+        counted = kept.counts[: own.n]
+        assert not counted[counts[: own.n] == 0].any()
+        rows = own.factors[counted].astype(np.float64)
+        np.testing.assert_allclose(kept.gram, rows.T @ rows, rtol=1e-9, atol=1e-9)

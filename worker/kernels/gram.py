@@ -1,0 +1,53 @@
+"""Gram matrices ``Σ v vᵀ`` in double precision: made whole, or kept up to date row by row, always in the same order."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factorstream.worker.kernels.api import F32, F64, I32
+from factorstream.worker.kernels.compiled import bare
+
+
+def gram_of(factors: F32, counted: NDArray[np.bool_]) -> F64:
+    """Return ``Σ v vᵀ`` over the rows of *factors*, ``(n, K)``, that are *counted*, ``(n,)``."""
+    gram = np.zeros((factors.shape[1], factors.shape[1]))
+    _add_rows(gram, factors, counted & np.isfinite(factors).all(axis=1))
+    return gram
+
+
+@bare
+def _add_rows(gram: F64, factors: F32, counted: NDArray[np.bool_]) -> None:
+    rank = factors.shape[1]
+    for row in range(counted.shape[0]):
+        if counted[row]:
+            for a in range(rank):
+                scale = np.float64(factors[row, a])
+                for b in range(rank):
+                    gram[a, b] += scale * np.float64(factors[row, b])
+
+
+@bare
+def replace_rows(gram: F64, factors: F32, counted: NDArray[np.bool_], rows: I32, new: F32, held: I32) -> None:
+    """Put ``new[j]`` in the place of row ``rows[j]``, one after another, in *factors* and in *gram*.
+
+    A row counts from now on if ``held[j]``, the number of its ratings, is above 0. What an old row that is not finite has added
+    cannot be taken back: a new `gram_of` heals that.
+    """
+    rank = factors.shape[1]
+    for j in range(rows.shape[0]):
+        row = rows[j]
+        finite = True
+        for a in range(rank):
+            finite = finite and np.isfinite(factors[row, a])
+        if not finite:
+            for a in range(rank):
+                factors[row, a] = 0
+        keep, add = (1.0 if counted[row] else 0.0), (1.0 if held[j] > 0 else 0.0)
+        for a in range(rank):
+            old_scale, new_scale = keep * np.float64(factors[row, a]), add * np.float64(new[j, a])
+            for b in range(rank):
+                gram[a, b] += new_scale * np.float64(new[j, b]) - old_scale * np.float64(factors[row, b])
+        for a in range(rank):
+            factors[row, a] = new[j, a]
+        counted[row] = held[j] > 0

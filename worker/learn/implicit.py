@@ -1,0 +1,228 @@
+"""Clicks: confidence-weighted least squares over all pairs, users at each event, items when news have gathered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factorstream.worker.kernels.api import F32, F64, Kernels, Side
+from factorstream.worker.kernels.gram import gram_of, replace_rows
+from factorstream.worker.kernels.memory import reserve
+from factorstream.worker.kernels.ranking import N_SAMPLED, Clicks, rank_clicks
+from factorstream.worker.learn.settings import Learning
+from factorstream.worker.learn.tested import NO_ROWS, Tested
+from factorstream.worker.model.factors import Factors
+from factorstream.worker.model.model import ITEMS, USERS, Model
+from factorstream.worker.model.ratings import Accepted
+
+LONGEST = 1024
+"""Users with at most so many ratings are solved at each of them; longer ones wait in the queue, as items do."""
+DRAIN = 64
+"""Accepted ratings between two drains of the queue."""
+VISITS = (LONGEST, 8)
+"""Ratings of a queued user, and item, that one new rating buys a visit of: a row with n is solved when ``n / VISITS`` are new."""
+
+
+class Kept:
+    """What is remembered of one side's rows."""
+
+    def __init__(self, rank: int) -> None:
+        self.gram: F64 = np.zeros((rank, rank))
+        """``Σ v vᵀ`` over the rows that count, kept up to date row by row; exact after each sweep."""
+        self.counts = cast(NDArray[np.bool_], reserve((), np.bool_))
+        """By row: whether it was solved since it holds ratings. Others are as they began, and zero to readers."""
+        self.news = cast(NDArray[np.int32], reserve((), np.int32))
+        """By row: its ratings since it was solved, for rows that go through the queue."""
+        self.queue = NO_ROWS
+        """Rows with news since the last drain."""
+
+    def add_news(self, rows: NDArray[np.int32]) -> None:
+        """Count one new rating for each of *rows*, and queue them."""
+        np.add.at(self.news, rows, 1)
+        self.queue = np.append(self.queue, rows)
+
+    def take_due(self, held: NDArray[np.int32], visits: int) -> NDArray[np.int32]:
+        """Empty the queue; return those of its rows that gathered enough news for the ratings they hold."""
+        rows = np.unique(self.queue)
+        self.queue = NO_ROWS
+        return rows[self.news[rows].astype(np.int64) * visits >= held[rows]]
+
+
+class Memory:
+    """What `Implicit` remembers beside factors (`model.model.Part`)."""
+
+    NAME = "implicit"
+
+    def __init__(self, rank: int) -> None:
+        self.sides = (Kept(rank), Kept(rank))
+        self.due = np.full(1, DRAIN, np.int64)
+        """Ratings accepted when the queue is drained next."""
+        self._n_rows = [0, 0]
+
+    def grow(self, n_users: int, n_items: int) -> None:
+        """Remember at least that many rows."""
+        self._n_rows = [max(self._n_rows[USERS], n_users), max(self._n_rows[ITEMS], n_items)]
+
+    def tables(self) -> Mapping[str, NDArray[Any]]:
+        """Return all of it (`Part`)."""
+        tables: dict[str, NDArray[Any]] = {"due": self.due}
+        for name, kept, n in zip(("users", "items"), self.sides, self._n_rows, strict=True):
+            rows = {"counts": kept.counts[:n], "news": kept.news[:n], "queue": kept.queue, "gram": kept.gram}
+            tables.update({f"{name}.{key}": table for key, table in rows.items()})
+        return tables
+
+    def restore(self, tables: Mapping[str, NDArray[Any]]) -> None:
+        """Become what `tables` returned (`Part`)."""
+        self.due = tables["due"].copy()
+        for side, (name, kept) in enumerate(zip(("users", "items"), self.sides, strict=True)):
+            n = self._n_rows[side] = len(tables[f"{name}.counts"])
+            kept.counts[:n], kept.news[:n] = tables[f"{name}.counts"], tables[f"{name}.news"]
+            kept.queue, kept.gram = tables[f"{name}.queue"].copy(), tables[f"{name}.gram"].copy()
+
+
+class Implicit:
+    """The user's row solved at each event, items' rows through a queue, both over all pairs (`learn.rule.Rule`).
+
+    Between two drains of the queue no item changes, so the users' solves of one batch do not depend on each other, nor on how
+    the batch was cut.
+    """
+
+    fold_in = (LONGEST, 0)
+
+    def __init__(self, kernels: Kernels, learning: Learning) -> None:
+        self._kernels = kernels
+        self._learning = learning
+
+    def until_due(self, model: Model) -> int | None:
+        """Return how many ratings are left until the queue is drained."""
+        return max(1, int(memory_of(model).due[0]) - model.n_accepted)
+
+    def step(self, model: Model, accepted: Accepted) -> Tested:
+        """Rank, solve the events' users, queue their items; drain the queue when that is due."""
+        memory, targets = memory_of(model), self._learning.targets(accepted.ratings)
+        n_known = np.maximum.accumulate(np.append(model.items.n, accepted.item_rows + 1))[:-1]
+        self._grow(model, int(accepted.user_rows.max()) + 1, int(accepted.item_rows.max()) + 1)
+        short = accepted.user_counts <= LONGEST
+        solved = self._solved_users(model, accepted)
+        scores, hits = self._tested(model, accepted, solved, short, n_known)
+        users = memory.sides[USERS]
+        replace_rows(
+            users.gram,
+            model.users.side.factors,
+            users.counts,
+            accepted.user_rows[short],
+            solved[short],
+            accepted.user_counts[short],
+        )
+        users.add_news(accepted.user_rows[~short])
+        memory.sides[ITEMS].add_news(accepted.item_rows)
+        also = self._drain(model) if model.n_accepted + len(accepted) >= memory.due[0] else (NO_ROWS, NO_ROWS)
+        return Tested(targets, targets - scores, hits, *also)
+
+    def solve(self, model: Model, side: int, rows: NDArray[np.int32]) -> F64:
+        """Set *rows* to the minimiser of the objective over each, and the Gram matrix with them."""
+        n = int(rows.max(initial=-1)) + 1
+        self._grow(model, n if side == USERS else 0, n if side == ITEMS else 0)
+        own, other, kept = table_of(model, side), table_of(model, 1 - side), memory_of(model).sides
+        ratings = model.ratings
+        held = (ratings.user_counts if side == USERS else ratings.item_counts)[rows]
+        new = Side(own.factors[rows], own.biases[rows])
+        gains = self._kernels.implicit(
+            new,
+            other.side,
+            np.arange(len(rows), dtype=np.int32),
+            ratings.histories_of_users(rows) if side == USERS else ratings.histories_of_items(rows),
+            kept[1 - side].gram,
+            alpha=self._learning.alpha,
+            penalty=self._penalty(model, side),
+        )
+        replace_rows(kept[side].gram, own.side.factors, kept[side].counts, rows, new.factors, held)
+        own.restart(rows[held == 0], self._kernels, self._learning.deviation(model.level))
+        kept[side].news[rows] = 0
+        return gains
+
+    def end_sweep(self, model: Model) -> None:
+        """Make both Gram matrices anew."""
+        for side, kept in enumerate(memory_of(model).sides):
+            own = table_of(model, side)
+            kept.gram = gram_of(own.factors, kept.counts[: own.n])
+
+    def readout(self, model: Model, side: int, rows: NDArray[np.int64]) -> tuple[F32, F32]:
+        """Return the rows, zero where they are as they began."""
+        own = table_of(model, side)
+        return own.factors[rows] * memory_of(model).sides[side].counts[rows, None], own.biases[rows]
+
+    def _solved_users(self, model: Model, accepted: Accepted) -> F32:
+        """Return what each event makes of its user's row, ``(n, K)``; zero where it holds nothing, or more than `LONGEST`."""
+        n = len(accepted)
+        new = Side(np.zeros((n, model.rank), np.float32), np.zeros(n, np.float32))
+        self._kernels.implicit(
+            new,
+            model.items.side,
+            np.arange(n, dtype=np.int32),
+            accepted.user_histories,
+            memory_of(model).sides[ITEMS].gram,
+            alpha=self._learning.alpha,
+            penalty=self._penalty(model, USERS),
+        )
+        return new.factors
+
+    def _tested(
+        self, model: Model, accepted: Accepted, solved: F32, short: NDArray[np.bool_], n_known: NDArray[np.int64]
+    ) -> tuple[F32, F32]:
+        """Return each event's score before it, and whether its item was among the ten best: asked of new pairs alone."""
+        users, items = memory_of(model).sides
+        new_pair = (accepted.changes == 1) & (accepted.ratings > 0)
+        asked = new_pair & short & (n_known - accepted.user_counts >= N_SAMPLED)
+        scores, hits = np.zeros(len(accepted), np.float32), np.where(asked, np.float32(0), np.float32(np.nan))
+        rank_clicks(
+            Clicks(
+                accepted.user_rows,
+                accepted.item_rows,
+                solved,
+                short,
+                asked,
+                n_known.astype(np.int64),
+                accepted.user_histories,
+            ),
+            model.users.side.factors,
+            users.counts,
+            model.items.side.factors,
+            items.counts,
+            np.uint64(model.n_accepted),
+            scores,
+            hits,
+        )
+        return scores, hits
+
+    def _drain(self, model: Model) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Solve queued users, then items, that are due; return which."""
+        memory = memory_of(model)
+        due = []
+        for side, held in ((USERS, model.ratings.user_counts), (ITEMS, model.ratings.item_counts)):
+            due.append(memory.sides[side].take_due(held, VISITS[side]))
+            self.solve(model, side, due[-1])
+        memory.due += DRAIN
+        return due[USERS], due[ITEMS]
+
+    def _penalty(self, model: Model, side: int) -> float:
+        return self._learning.penalty(model.level).on(users=side == USERS)[0]
+
+    def _grow(self, model: Model, n_users: int, n_items: int) -> None:
+        deviation = self._learning.deviation(model.level)
+        model.users.grow(n_users, self._kernels, deviation)
+        model.items.grow(n_items, self._kernels, deviation)
+        memory_of(model).grow(model.users.n, model.items.n)
+
+
+def memory_of(model: Model) -> Memory:
+    """Return the model's memory; `learn.learner.adopt` has made it."""
+    return cast(Memory, model.parts[Memory.NAME])
+
+
+def table_of(model: Model, side: int) -> Factors:
+    """Return one side's rows."""
+    return model.users if side == USERS else model.items
