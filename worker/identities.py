@@ -10,13 +10,11 @@ from numpy.typing import NDArray
 
 from factorstream.codec import Decoded
 from factorstream.worker.checkpoint import NAMES_IN_CHUNK
+from factorstream.worker.model.forgotten import Forgotten
 from factorstream.worker.model.ids import Ids
 from factorstream.worker.model.journal import Events, Kind
 from factorstream.worker.model.ratings import Ratings
 from factorstream.worker.pending import Pending
-
-FORGOTTEN = np.dtype([("hash", "S16"), ("time", "<i8")])
-"""An id that is nowhere, and the time up to which its ratings are not accepted."""
 
 
 class Identities:
@@ -34,15 +32,12 @@ class Identities:
     @classmethod
     def restored(cls, key: bytes, names: Mapping[str, Sequence[str]], arrays: Mapping[str, NDArray[Any]]) -> Identities:
         """Return those of a checkpoint: its *names*, and of its *arrays* who was forgotten."""
-        users, items = (Ids(key, names[side], _forgotten_dict(arrays[f"{side}.forgotten"])) for side in ("users", "items"))
+        users, items = (Ids(key, names[side], Forgotten(arrays[f"{side}.forgotten"])) for side in ("users", "items"))
         return cls(users, items)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return who was forgotten, for a checkpoint."""
-        return {
-            "users.forgotten": _forgotten_array(self.users.forgotten),
-            "items.forgotten": _forgotten_array(self.items.forgotten),
-        }
+        return {"users.forgotten": self.users.forgotten.array(), "items.forgotten": self.items.forgotten.array()}
 
     def take_chunks(self) -> dict[str, dict[int, list[str]]]:
         """Return the names that changed since the last call, by side and chunk."""
@@ -66,29 +61,28 @@ class Identities:
         item_ids = cast(list[str], decoded.item_ids[start:stop])
         part = slice(start, stop)
         kinds, ratings, times = decoded.kinds[part], decoded.ratings[part], decoded.timestamps_ms[part]
-        if self.users.forgotten or self.items.forgotten:
-            keep = self._not_forgotten(user_ids, item_ids, times, held)
-            user_ids, item_ids = [user_ids[j] for j in keep], [item_ids[j] for j in keep]
-            kinds, ratings, times = kinds[keep], ratings[keep], times[keep]
-        return Events(kinds, self.users.rows(user_ids), self.items.rows(item_ids), ratings, times)
+        if not (self.users.forgotten or self.items.forgotten):
+            return Events(kinds, self.users.rows(user_ids), self.items.rows(item_ids), ratings, times)
+        user_rows, item_rows = self.users.known_rows(user_ids), self.items.known_rows(item_ids)
+        keep = np.ones(len(kinds), np.bool_)
+        for j in np.flatnonzero((user_rows < 0) | (item_rows < 0)).tolist():  # others' rows have the floor
+            keep[j] = self._admit(user_ids[j], item_ids[j], int(times[j]), held)
+            if keep[j]:  # now, so that rows are given in the order of events, however these are cut
+                user_rows[j], item_rows[j] = self.users[user_ids[j]], self.items[item_ids[j]]
+        return Events(kinds[keep], user_rows[keep], item_rows[keep], ratings[keep], times[keep])
 
-    def _not_forgotten(
-        self, user_ids: Sequence[str], item_ids: Sequence[str], times: NDArray[np.int64], held: Ratings
-    ) -> list[int]:
-        """Return which events are not older than a forgetting; ids that come back get a row with that time as its floor."""
-        kept = []
-        for j, (user_id, item_id, time) in enumerate(zip(user_ids, item_ids, times.tolist(), strict=True)):
-            floors = [
-                (ids, name, floor)
-                for ids, name in ((self.users, user_id), (self.items, item_id))
-                if name not in ids and (floor := ids.floor_of(name)) is not None
-            ]
-            if all(time > floor for _, _, floor in floors):
-                kept.append(j)
-                _ = self.users[user_id], self.items[item_id]  # rows are given in the order of events, however these are cut
-                for ids, name, floor in floors:
-                    self._set_floor(ids, ids[name], floor, held)
-        return kept
+    def _admit(self, user_id: str, item_id: str, time: int, held: Ratings) -> bool:
+        """Return whether an event is not older than a forgetting; ids that come back get a row with that time as its floor."""
+        floors = [
+            (ids, name, floor)
+            for ids, name in ((self.users, user_id), (self.items, item_id))
+            if name not in ids and (floor := ids.floor_of(name)) is not None
+        ]
+        if any(time <= floor for _, _, floor in floors):
+            return False
+        for ids, name, floor in floors:
+            self._set_floor(ids, ids[name], floor, held)
+        return True
 
     def _set_floor(self, ids: Ids, row: int, floor: int, held: Ratings) -> None:
         held.grow(len(self.users.names), len(self.items.names))
@@ -127,11 +121,3 @@ def _take_chunks(ids: Ids) -> dict[int, list[str]]:
     ids.dirty_from = len(ids.names)
     ids.erased = set()
     return {chunk: ids.names[chunk * NAMES_IN_CHUNK : (chunk + 1) * NAMES_IN_CHUNK] for chunk in sorted(changed)}
-
-
-def _forgotten_array(forgotten: Mapping[bytes, int]) -> NDArray[np.void]:
-    return np.array(sorted(forgotten.items()), FORGOTTEN)
-
-
-def _forgotten_dict(array: NDArray[Any]) -> dict[bytes, int]:
-    return {bytes(row["hash"]).ljust(16, b"\0"): int(row["time"]) for row in array}

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
+
+from factorstream.worker.model.forgotten import HASH_BYTES, Forgotten
 
 
 class Ids(dict[str, int]):
@@ -16,10 +19,10 @@ class Ids(dict[str, int]):
     its ratings are not accepted. The key lives in the checkpoint and nowhere else.
     """
 
-    def __init__(self, key: bytes, names: Iterable[str] = (), forgotten: dict[bytes, int] | None = None) -> None:
+    def __init__(self, key: bytes, names: Iterable[str] = (), forgotten: Forgotten | None = None) -> None:
         self.names: list[str] = list(names)
         """Row → id; an empty string where the id was forgotten."""
-        self.forgotten: dict[bytes, int] = forgotten or {}
+        self.forgotten = Forgotten() if forgotten is None else forgotten
         self.dirty_from = len(self.names)
         """Rows from here on are not in the newest checkpoint."""
         self.erased: set[int] = set()
@@ -36,14 +39,17 @@ class Ids(dict[str, int]):
         """Return the rows of *ids*, ``(len(ids),)``, giving rows to those that have none."""
         return np.fromiter(map(self.__getitem__, ids), np.int32, len(ids))
 
+    def known_rows(self, ids: Sequence[str]) -> NDArray[np.int32]:
+        """Return the rows of *ids*, ``(len(ids),)``, -1 for those that have none."""
+        return np.fromiter(map(self.get, ids, repeat(-1)), np.int32, len(ids))
+
     def floor_of(self, name: str) -> int | None:
         """Return the time up to which ratings of *name* are not accepted, if it was forgotten once."""
         return self.forgotten.get(self._hash(name)) if self.forgotten else None
 
     def raise_floor(self, name: str, timestamp_ms: int) -> None:
         """Accept nothing of *name* up to *timestamp_ms*, whether or not the id is known."""
-        hashed = self._hash(name)
-        self.forgotten[hashed] = max(timestamp_ms, self.forgotten.get(hashed, timestamp_ms))
+        self.forgotten.raise_floor(self._hash(name), timestamp_ms)
 
     def erase(self, row: int) -> str:
         """Drop the id of *row*; return it. The id, should it come again, gets another row."""
@@ -54,4 +60,4 @@ class Ids(dict[str, int]):
         return name
 
     def _hash(self, name: str) -> bytes:
-        return hashlib.blake2b(name.encode(), digest_size=16, key=self._key).digest()
+        return hashlib.blake2b(name.encode(), digest_size=HASH_BYTES, key=self._key).digest()
