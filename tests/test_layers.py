@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "loop": {"ports", "checkpoint", "state", "model", "learn", "intake", "publishing", "startup", "tick"},
     "evaluation": {"history", "state", "model", "learn", "tick", "client"},
     "fitting": {"model", "learn", "kernels"},
+    "tuning": set(),
     "backfill": {"ports", "state", "identities", "model", "client"},
     "verification": {"adapters", "checkpoint", "model", "learn", "kernels"},
     "adapters": {"ports", "checkpoint", "model", "learn", "tick", "client"},
@@ -49,6 +50,7 @@ MAY_IMPORT = {
         "loop",
         "evaluation",
         "fitting",
+        "tuning",
         "verification",
         "history",
         "config",
@@ -70,6 +72,7 @@ ONLY_IN = {
     "triton": KERNELS,
     "typer": ("factorstream.worker.cli",),
     "rich": ("factorstream.worker.cli",),
+    "optuna": ("factorstream.worker.tuning",),
     "pydantic_settings": ("factorstream.worker.config",),
 }
 HEAVY = ("numba", "torch", "kafka", "redis", "prometheus_client", "pydantic", "structlog")

@@ -272,6 +272,15 @@ def toml(settings: Settings, *, documented: bool) -> str:
     return "\n".join(lines)
 
 
+def chosen(settings: Settings, sections: Sequence[str]) -> str:
+    """Return what was set, by whatever source, in *sections*, as a TOML file that `load` reads; defaults are left out."""
+    given = settings.model_dump(exclude_unset=True, include=set(sections))
+    parts = [
+        [f"[{name}]", *(f"{key} = {_toml(given[name][key])}" for key in given[name]), ""] for name in sections if given.get(name)
+    ]
+    return "\n".join(line for part in parts for line in part)
+
+
 def _fields(section: Any) -> Mapping[str, Any]:
     fields: Mapping[str, Any] = section.model_fields
     return fields

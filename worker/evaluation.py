@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +91,37 @@ def _learned_errors(learner: Learner, model: Model, events: Events) -> tuple[NDA
     errors = np.concatenate([NOT_RANKED, *(learned.clipped for learned in done)]).astype(np.float64)
     hits = np.concatenate([NOT_RANKED, *(learned.hits for learned in done if learned.hits is not None)])
     return errors if len(errors) == len(events) else np.append(first, errors), hits
+def pieces(events: Events, n: int) -> Iterator[Events]:
+    """Yield *events*, ratings by time, in about *n* parts of about one length, none of them empty; no moment is in two of them.
+
+    Evaluating them one after another is evaluating all: only at equal times can one rating be old news to another.
+    """
+    moments = np.flatnonzero(np.diff(events.timestamps_ms, prepend=events.timestamps_ms[0] - 1))  # where each begins
+    wanted = np.linspace(0, len(events), n + 1)[1:-1]
+    inner = moments[np.minimum(np.searchsorted(moments, wanted), len(moments) - 1)]
+    edges = np.unique(np.concatenate([[0], inner, [len(events)]])).tolist()
+    for start, stop in pairwise(edges):
+        yield events[start:stop]
+
+
+def evaluate_so_far(learner: Learner, model: Model, events: Events, n_pieces: int) -> Iterator[Evaluation]:
+    """Evaluate *events* as `evaluate` does; yield after each of about *n_pieces* pieces what was found up to there."""
+    total = Evaluation(0, 0.0, 0.0, 0.0, 0)
+    for piece in pieces(events, n_pieces):
+        found = evaluate(learner, model, piece)
+        n = total.n_ratings + found.n_ratings
+        squares = total.n_ratings * total.rmse**2 + found.n_ratings * found.rmse**2
+        absolute = total.n_ratings * total.mae + found.n_ratings * found.mae
+        total = Evaluation(n, (squares / n) ** 0.5, absolute / n, total.seconds + found.seconds, found.n_sweeps)
+        yield total
+
+
+def _learned_errors(learner: Learner, model: Model, events: Events) -> NDArray[np.float64]:
+    """Learn *events*, of which only the first may be old news; return their errors, ``(len(events),)``."""
+    first = _error(model, events, 0)
+    errors = [learned.clipped for learned in learner.learn(model, events) if learned.accepted is not None]
+    accepted = np.concatenate(errors).astype(np.float64) if errors else np.empty(0)
+    return accepted if len(accepted) == len(events) else np.append(first, accepted)
 
 
 def _repeated(events: Events) -> list[int]:

@@ -211,12 +211,13 @@ def _check_range(history: History, settings: Settings) -> None:
 
 def _fitted(history: History, settings: Settings, asked: Asked, *, as_json: bool) -> tuple[Model, list[Iteration]]:
     """Return the model, and what each iteration did."""
-    from factorstream.worker.cli.fit_view import print_course, shown
+    from factorstream.worker.cli.fit_view import line, print_course
+    from factorstream.worker.cli.progress import told
 
     model, iterations = _begun(history, settings, asked)
     if as_json:
         return model, list(iterations)
-    done = list(shown(iterations, n=asked.most_iterations, method=asked.method))
+    done = list(told(iterations, n=asked.most_iterations, doing=asked.method, line=line))
     print_course(done)
     return model, done
 

@@ -1,30 +1,14 @@
-"""What a person sees of `fit`: each iteration as it is done, on standard error, and the course of all of them at the end."""
+"""What a person sees of `fit`: a line for each iteration, and the course of all of them at the end."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from factorstream.worker.cli.curve import curve
 
 if TYPE_CHECKING:
     from factorstream.worker.fitting import Iteration
-
-
-def shown(iterations: Iterable[Iteration], *, n: int, method: str) -> Iterator[Iteration]:
-    """Yield *iterations*, at most *n*, and tell of each: a bar on a terminal, lines elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True, highlight=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(method, total=n)
-        for number, iteration in enumerate(iterations, 1):
-            progress.update(task, completed=number)
-            progress.console.print(line(number, iteration), soft_wrap=True)
-            yield iteration
 
 
 def line(number: int, iteration: Iteration) -> str:

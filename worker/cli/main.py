@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from factorstream.worker.cli import checkpoint, config, demo, evaluate, fit, get, replay, run, services, similar, top
+from factorstream.worker.cli import checkpoint, config, demo, evaluate, fit, get, replay, run, services, similar, top, tune
 from factorstream.worker.cli.printing import complain
 from factorstream.worker.errors import FactorstreamError
 
@@ -16,6 +16,7 @@ app.command()(run.run)
 app.command()(replay.replay)
 app.command()(evaluate.evaluate)
 app.command()(fit.fit)
+app.command()(tune.tune)
 app.command()(top.top)
 app.command()(similar.similar)
 app.command()(get.get)

@@ -1,0 +1,61 @@
+"""Tuning looks around what is set, finds what is better, and finds the same again."""
+
+import math
+
+import pytest
+
+from factorstream.worker import tuning
+
+BEGUN = {"sgd.learning_rate": 0.1, "als.lambda_user": 8.0, "sgd.fold_in": 8, "sgd.decay": 0.0}
+BEST = {"sgd.learning_rate": 0.2, "als.lambda_user": 5.0, "sgd.fold_in": 20}
+
+
+def errors(values, n_pieces=4):
+    """Return a bowl's height at *values*, as if nearer to it with every piece of a history."""
+    height = sum(math.log(values[key] / best) ** 2 for key, best in BEST.items())
+    return [1.0 + height * (2.0 - piece / n_pieces) for piece in range(n_pieces)]
+
+
+def tune(*, n_trials=60, seed=0, evaluate=errors):
+    return list(tuning.tune(lambda values: iter(evaluate(values)), BEGUN, errors(BEGUN), n_trials=n_trials, seed=seed))
+
+
+def test_what_is_better_is_found_and_found_again():
+    trials = tune()
+    best = min((trial for trial in trials if trial.complete), key=lambda trial: trial.rmse)
+    assert best.rmse - 1.0 < 0.3 * (errors(BEGUN)[-1] - 1.0)
+    assert best.rmse == errors(best.values)[-1], "what is told is what was measured, digit for digit"
+    assert tune() == trials
+    assert tune(seed=1) != trials
+
+
+def test_values_stay_near_and_whole_ones_whole_and_zero_is_left_alone():
+    for trial in tune(n_trials=20):
+        assert trial.values.keys() == BEST.keys()
+        assert isinstance(trial.values["sgd.fold_in"], int)
+        for key, value in trial.values.items():
+            assert BEGUN[key] / 4.01 <= value <= BEGUN[key] * 4.01
+
+
+def test_what_is_worse_than_most_is_cut_short():
+    drawn = []
+
+    def evaluate(values):
+        for error in errors(values):
+            drawn.append(error)
+            yield error
+
+    trials = tune(evaluate=evaluate)
+    assert any(not trial.complete for trial in trials)
+    assert len(drawn) < 4 * len(trials)
+
+
+def test_what_diverges_is_no_choice():
+    trials = tune(n_trials=6, evaluate=lambda values: [1.0, math.nan, 1.0])
+    assert all(not trial.complete and math.isnan(trial.rmse) for trial in trials)
+
+
+def test_without_optuna_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(tuning, "find_spec", lambda name: None)
+    with pytest.raises(tuning.UserMistake, match=r"pip install 'factorstream\[tune\]'"):
+        tuning.check_installed()
