@@ -62,35 +62,19 @@ def evaluate(learner: Learner, model: Model, events: Events) -> Evaluation:
 
     A rating that is old news (its pair holds one that is as new) is not learned, but predicted and counted like the others.
     """
-    repeated = _repeated(events)
-    squared = absolute = seconds = 0.0
-    ranked: list[NDArray[np.float32]] = []
-    for start, stop in zip([0, *repeated], [*repeated, len(events)], strict=True):
-        part = events[start:stop]
-        began = time.perf_counter()
-        for first in range(0, len(part), CHUNK):
-            errors, hits = _learned_errors(learner, model, part[first : first + CHUNK])
-            ranked.append(hits)
-            squared += float(errors @ errors)
-            absolute += float(np.abs(errors).sum())
-        seconds += time.perf_counter() - began
-    n = max(1, len(events))
-    return Evaluation(len(events), (squared / n) ** 0.5, absolute / n, seconds, model.sweep.n_sweeps, _recall(ranked))
+    tally = Tally()
+    tally.add(learner, model, events)
+    return tally.evaluation(model)
 
 
-def _recall(ranked: list[NDArray[np.float32]]) -> float | None:
-    hits = np.concatenate([*ranked, NOT_RANKED])
-    asked = hits[~np.isnan(hits)]
-    return float(asked.mean()) if len(asked) else None
+def evaluate_so_far(learner: Learner, model: Model, events: Events, n_pieces: int) -> Iterator[Evaluation]:
+    """Evaluate *events* as `evaluate` does; yield after each of about *n_pieces* pieces what was found up to there."""
+    tally = Tally()
+    for piece in pieces(events, n_pieces):
+        tally.add(learner, model, piece)
+        yield tally.evaluation(model)
 
 
-def _learned_errors(learner: Learner, model: Model, events: Events) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Learn *events*, of which only the first may be old news; return their errors, ``(len(events),)``, and hits."""
-    first = _error(learner, model, events)
-    done = [learned for learned in learner.learn(model, events) if learned.accepted is not None]
-    errors = np.concatenate([NOT_RANKED, *(learned.clipped for learned in done)]).astype(np.float64)
-    hits = np.concatenate([NOT_RANKED, *(learned.hits for learned in done if learned.hits is not None)])
-    return errors if len(errors) == len(events) else np.append(first, errors), hits
 def pieces(events: Events, n: int) -> Iterator[Events]:
     """Yield *events*, ratings by time, in about *n* parts of about one length, none of them empty; no moment is in two of them.
 
@@ -104,24 +88,48 @@ def pieces(events: Events, n: int) -> Iterator[Events]:
         yield events[start:stop]
 
 
-def evaluate_so_far(learner: Learner, model: Model, events: Events, n_pieces: int) -> Iterator[Evaluation]:
-    """Evaluate *events* as `evaluate` does; yield after each of about *n_pieces* pieces what was found up to there."""
-    total = Evaluation(0, 0.0, 0.0, 0.0, 0)
-    for piece in pieces(events, n_pieces):
-        found = evaluate(learner, model, piece)
-        n = total.n_ratings + found.n_ratings
-        squares = total.n_ratings * total.rmse**2 + found.n_ratings * found.rmse**2
-        absolute = total.n_ratings * total.mae + found.n_ratings * found.mae
-        total = Evaluation(n, (squares / n) ** 0.5, absolute / n, total.seconds + found.seconds, found.n_sweeps)
-        yield total
+@dataclass(slots=True)
+class Tally:
+    """Sums over what was predicted so far."""
+
+    n_ratings: int = 0
+    squared: float = 0.0
+    absolute: float = 0.0
+    seconds: float = 0.0
+    n_ranked: int = 0
+    n_hits: float = 0.0
+
+    def add(self, learner: Learner, model: Model, events: Events) -> None:
+        """Predict and learn *events*."""
+        repeated = _repeated(events)
+        for start, stop in zip([0, *repeated], [*repeated, len(events)], strict=True):
+            part = events[start:stop]
+            began = time.perf_counter()
+            for first in range(0, len(part), CHUNK):
+                errors, hits = _learned_errors(learner, model, part[first : first + CHUNK])
+                self.squared += float(errors @ errors)
+                self.absolute += float(np.abs(errors).sum())
+                self.n_ranked += int(np.count_nonzero(~np.isnan(hits)))
+                self.n_hits += float(np.nansum(hits))
+            self.seconds += time.perf_counter() - began
+        self.n_ratings += len(events)
+
+    def evaluation(self, model: Model) -> Evaluation:
+        """Return the means."""
+        n = max(1, self.n_ratings)
+        recall = self.n_hits / self.n_ranked if self.n_ranked else None
+        return Evaluation(
+            self.n_ratings, (self.squared / n) ** 0.5, self.absolute / n, self.seconds, model.sweep.n_sweeps, recall
+        )
 
 
-def _learned_errors(learner: Learner, model: Model, events: Events) -> NDArray[np.float64]:
-    """Learn *events*, of which only the first may be old news; return their errors, ``(len(events),)``."""
-    first = _error(model, events, 0)
-    errors = [learned.clipped for learned in learner.learn(model, events) if learned.accepted is not None]
-    accepted = np.concatenate(errors).astype(np.float64) if errors else np.empty(0)
-    return accepted if len(accepted) == len(events) else np.append(first, accepted)
+def _learned_errors(learner: Learner, model: Model, events: Events) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Learn *events*, of which only the first may be old news; return their errors, ``(len(events),)``, and hits."""
+    first = _error(learner, model, events)
+    done = [learned for learned in learner.learn(model, events) if learned.accepted is not None]
+    errors = np.concatenate([NOT_RANKED, *(learned.clipped for learned in done)]).astype(np.float64)
+    hits = np.concatenate([NOT_RANKED, *(learned.hits for learned in done if learned.hits is not None)])
+    return errors if len(errors) == len(events) else np.append(first, errors), hits
 
 
 def _repeated(events: Events) -> list[int]:

@@ -58,8 +58,12 @@ def tune(
     def settings_with(values: Values) -> Settings:
         return load(config, [*(assignments or []), *(f"{key}={value}" for key, value in values.items())])
 
-    events = events_of(read(file, limit))
     unchanged = settings_with({})
+    if unchanged.model.loss != "squared":
+        raise UserMistake(
+            f"tune chooses settings for model.loss = squared, and here it is {unchanged.model.loss}: try some by hand"
+        )
+    events = events_of(read(file, limit))
     before, level = _as_it_is(unchanged, events)
     trials = trials_of(
         lambda values: (error for error, _ in _errors(settings_with(values), events)),
