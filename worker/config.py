@@ -134,6 +134,8 @@ class Als(Section):
     """λ of the biases; unset: 2.5, or 0.03 when weighted."""
     weighted: bool = False
     """Whether each λ counts once for each of the row's ratings (ALS-WR)."""
+    solver: Literal["auto", "exact", "cg"] = "auto"
+    """How rows are solved: exactly, by conjugate gradients (cheaper at high ranks, the same optimum), or as suits the rank."""
 
 
 class Sweep(Section):

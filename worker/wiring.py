@@ -164,6 +164,7 @@ def learning_of(settings: Settings) -> Learning:
         block_visits=settings.sweep.block_visits,
         loss=settings.model.loss,
         alpha=settings.implicit.alpha,
+        solver=settings.als.solver,
     )
 
 

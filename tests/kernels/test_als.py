@@ -15,6 +15,11 @@ from tests.kernels.problems import copied, histories_of, objective, side
 
 REFERENCE = available_kernels()[0]
 every_kernel = pytest.mark.parametrize("kernels", available_kernels(), ids=lambda kernels: kernels.name)
+every_way = pytest.mark.parametrize(
+    ("kernels", "solver"),
+    [(REFERENCE, "exact"), *itertools.product(available_kernels()[1:], ["exact", "cg"])],
+    ids=lambda it: it if isinstance(it, str) else it.name,
+)
 every_other = pytest.mark.parametrize("kernels", available_kernels()[1:], ids=lambda kernels: kernels.name)
 
 
@@ -33,9 +38,9 @@ class Sweep:
     def rows(self):
         return np.arange(len(self.own.biases), dtype=np.int32)
 
-    def run(self, kernels, own=None):
+    def run(self, kernels, own=None, solver="exact"):
         own = own or copied(self.own)
-        return own, kernels.als(own, self.other, self.rows, self.histories, **self.how)
+        return own, kernels.als(own, self.other, self.rows, self.histories, solver=solver, **self.how)
 
     @property
     def how(self):
@@ -106,10 +111,10 @@ def test_long_and_short_rows_agree_with_the_reference(kernels, rank):
     assert_close((*own, gains), (*expected, expected_gains), tolerance=1e-4)
 
 
-@every_kernel
+@every_way
 @given(sweeps())
-def test_a_sweep_lowers_the_objective_by_what_it_says(kernels, sweep):
-    own, gains = sweep.run(kernels)
+def test_a_sweep_lowers_the_objective_by_what_it_says(kernels, solver, sweep):
+    own, gains = sweep.run(kernels, solver=solver)
     before, after = sweep.objective(sweep.own), sweep.objective(own)
     assert (gains >= 0).all()
     assert before - after == pytest.approx(gains.sum(), rel=1e-3, abs=1e-3)
@@ -122,6 +127,33 @@ def test_solving_again_gains_nothing(kernels, sweep):
     again, more = sweep.run(kernels, copied(own))
     assert more.sum() <= 1e-6 * (1 + gains.sum())
     assert_close(again, own)
+
+
+@every_other
+@pytest.mark.parametrize("rank", [5, 64, 130])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_conjugate_gradients_end_where_the_exact_solver_does(kernels, rank, weighted):
+    problem = sweep(np.random.default_rng(rank), 40, 400, rank, 0.5, 0.5, 0.5, weighted)
+    exact, most = problem.run(kernels)
+    own, first = problem.run(kernels, solver="cg")
+    assert first.sum() == pytest.approx(most.sum(), rel=0.05)
+    assert kernels is not cpu or not np.array_equal(own.factors, exact.factors)
+    for _ in range(8):
+        own, gains = problem.run(kernels, own, solver="cg")
+    assert gains.sum() <= 1e-6 * most.sum()
+    assert_close(own, exact)
+
+
+@every_other
+@pytest.mark.parametrize("penalty", [1e-6, 1e-2])
+def test_conjugate_gradients_get_there_soon_where_they_have_it_hard(kernels, penalty):
+    problem = sweep(np.random.default_rng(4), 30, 60, 40, 1.0, penalty, penalty, False)
+    problem.other.factors[:] *= np.float32(10) ** -np.linspace(0, 2, 40, dtype=np.float32)
+    problem.other.factors[:, 1:] += problem.other.factors[:, :1]
+    _, most = problem.run(kernels)
+    own, first = problem.run(kernels, solver="cg")
+    _, second = problem.run(kernels, own, solver="cg")
+    assert (first + second).sum() == pytest.approx(most.sum(), rel=1e-3)
 
 
 @every_kernel
@@ -152,15 +184,15 @@ def test_a_small_penalty_costs_no_digits(kernels, penalty):
         assert problem.objective(own) <= problem.objective(best) * (1 + 1e-3) + 1e-6
 
 
-@every_kernel
+@every_way
 @given(sweeps(), st.integers(1, 7))
-def test_a_row_does_not_depend_on_those_solved_with_it(kernels, sweep, step):
-    whole, gains = sweep.run(kernels)
+def test_a_row_does_not_depend_on_those_solved_with_it(kernels, solver, sweep, step):
+    whole, gains = sweep.run(kernels, solver=solver)
     rows, starts = sweep.rows[::step], sweep.histories.starts
     pairs = list(zip(sweep.histories.others.tolist(), sweep.histories.ratings.tolist(), strict=True))
     chosen = histories_of([pairs[starts[row] : starts[row + 1]] for row in rows])
     part = copied(sweep.own)
-    some = kernels.als(part, sweep.other, rows, chosen, **sweep.how)
+    some = kernels.als(part, sweep.other, rows, chosen, solver=solver, **sweep.how)
     assert part.factors[rows].tobytes() == whole.factors[rows].tobytes()
     assert part.biases[rows].tobytes() == whole.biases[rows].tobytes()
     assert some.tobytes() == gains[::step].tobytes()
@@ -168,13 +200,14 @@ def test_a_row_does_not_depend_on_those_solved_with_it(kernels, sweep, step):
     assert part.factors[left].tobytes() == sweep.own.factors[left].tobytes()
 
 
-def test_the_number_of_threads_changes_no_bit(monkeypatch):
+@pytest.mark.parametrize("solver", ["exact", "cg"])
+def test_the_number_of_threads_changes_no_bit(solver, monkeypatch):
     problem = sweep(np.random.default_rng(9), 300, 200, 24, 0.2, 0.05, 0.05, True)
     monkeypatch.setattr(cpu, "WORTH_A_THREAD", 1)
     results = set()
     for threads in (1, 2, 3, 8):
         monkeypatch.setattr(cpu, "threads", threads)
-        own, gains = problem.run(cpu)
+        own, gains = problem.run(cpu, solver=solver)
         results.add((own.factors.tobytes(), own.biases.tobytes(), gains.tobytes()))
     assert len(results) == 1
 
@@ -199,13 +232,15 @@ def test_a_very_long_row_is_the_reference_whatever_shares_the_work(kernels, rank
     assert len(results) == 1
 
 
-@every_kernel
+@every_way
 @given(sweeps(), st.sampled_from([np.nan, np.inf, 3e38]), st.booleans())
-def test_a_diverged_row_poisons_no_other(kernels, sweep, poison, in_bias):
-    calm, _ = sweep.run(kernels)
+def test_a_diverged_row_poisons_no_other(kernels, solver, sweep, poison, in_bias):
+    calm, _ = sweep.run(kernels, solver=solver)
     bad = Side(sweep.other.factors.copy(), sweep.other.biases.copy())
     (bad.biases if in_bias else bad.factors)[0] = poison
-    own, gains = Sweep(sweep.own, bad, sweep.histories, sweep.penalty, sweep.bias_penalty, sweep.weighted).run(kernels)
+    own, gains = Sweep(sweep.own, bad, sweep.histories, sweep.penalty, sweep.bias_penalty, sweep.weighted).run(
+        kernels, solver=solver
+    )
     starts = sweep.histories.starts
     met = np.array([0 in sweep.histories.others[a:b] for a, b in itertools.pairwise(starts)])
     assert own.factors[~met].tobytes() == calm.factors[~met].tobytes()

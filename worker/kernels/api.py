@@ -60,6 +60,8 @@ class Batch(NamedTuple):
 
 LossName = Literal["squared", "logistic", "poisson", "ordinal"]
 OptimizerName = Literal["sgd", "momentum", "adagrad", "rmsprop", "adam"]
+Solver = Literal["auto", "exact", "cg"]
+"""How rows are solved for least squares."""
 NO_CUTS = np.empty(0, np.float64)
 
 
@@ -189,7 +191,16 @@ class Kernels(Protocol):
         """
 
     def als(
-        self, own: Side, other: Side, rows: I32, histories: Histories, *, intercept: float, objective: Objective, of_users: bool
+        self,
+        own: Side,
+        other: Side,
+        rows: I32,
+        histories: Histories,
+        *,
+        intercept: float,
+        objective: Objective,
+        of_users: bool,
+        solver: Solver = "auto",
     ) -> F64:
         """Set each of *rows* to the minimiser of the objective over that row, against *other* as it is.
 
@@ -201,6 +212,9 @@ class Kernels(Protocol):
 
         Args:
             of_users: Whether *own* is the users' side: whose λ and κ count.
+            solver: ``exact``; ``cg``: for least squares, conjugate gradients from the row as it is where that is cheaper, until
+                they gain little more, so the same minimisers over several sweeps, sooner; ``auto``: the one that is faster at
+                this rank. A set of kernels may be exact always.
 
         Returns: ``(len(rows),)``, by how much each row's solve lowered the objective, ≥ 0 (least squares: ``½ Δᵀ A Δ``), ∞ for a
         row that was not finite, 0 for one that was left.

@@ -11,16 +11,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels import cpu_als, cpu_general, cpu_implicit, cpu_rows, cpu_sgd, cpu_start, reference
-from factorstream.worker.kernels.api import F32, F64, I32, SGD, Batch, Histories, Objective, Optimizer, Rates, Side
+from factorstream.worker.kernels import cpu_als, cpu_cg, cpu_general, cpu_implicit, cpu_rows, cpu_sgd, cpu_start, reference
+from factorstream.worker.kernels.api import F32, F64, I32, I64, SGD, Batch, Histories, Objective, Optimizer, Rates, Side, Solver
 from factorstream.worker.kernels.careful import solve_carefully
 from factorstream.worker.kernels.compiled import Int
 from factorstream.worker.kernels.cpu_fold import scratch
 
 name = "cpu"
 
+Task = tuple[Side, Side, I32, Histories, tuple[Any, Any, Any, bool]]
+"""Least squares: both sides flat, rows, their histories; the intercept, λ, μ and whether they are weighted."""
+
 threads = len(os.sched_getaffinity(0)) or 1
 """How many `als` uses; their number changes no bit."""
+
+CG_FROM = 64
+"""The rank from which ``auto`` solves by conjugate gradients."""
 
 WORTH_A_THREAD = 1_000_000
 """Ratings times factors that take a thread about a tenth of a millisecond: less is not worth waking one."""
@@ -58,22 +64,22 @@ def sgd(
 
 
 def als(
-    own: Side, other: Side, rows: I32, histories: Histories, *, intercept: float, objective: Objective, of_users: bool
+    own: Side,
+    other: Side,
+    rows: I32,
+    histories: Histories,
+    *,
+    intercept: float,
+    objective: Objective,
+    of_users: bool,
+    solver: Solver = "auto",
 ) -> F64:
     """Solve each of *rows* (`api.Kernels.als`)."""
     if not objective.is_least_squares:
         return _als(own, other, _int32(rows), _histories(histories), intercept, objective, of_users)
     penalty, _ = objective.penalty.on(users=of_users)
-    return _least_squares(
-        own,
-        other,
-        rows,
-        histories,
-        intercept=intercept,
-        penalty=penalty,
-        bias_penalty=objective.penalty.bias,
-        weighted=objective.penalty.weighted,
-    )
+    weights = penalty, objective.penalty.bias, objective.penalty.weighted
+    return _least_squares(own, other, rows, histories, intercept, weights, solver)
 
 
 def _sgd(
@@ -115,40 +121,55 @@ def _als(own: Side, other: Side, rows: I32, histories: Histories, intercept: flo
 
 
 def _least_squares(
-    own: Side,
-    other: Side,
-    rows: I32,
-    histories: Histories,
-    *,
-    intercept: float,
-    penalty: float,
-    bias_penalty: float,
-    weighted: bool,
+    own: Side, other: Side, rows: I32, histories: Histories, intercept: float, weights: tuple[float, float, bool], solver: Solver
 ) -> F64:
-    """Solve each of *rows* exactly."""
+    """Solve each of *rows*; *weights* are λ, μ and whether they are weighted."""
     flat_own, flat_other, rows, histories = _side(own), _side(other), _int32(rows), _histories(histories)
-    rank, counts = own.factors.shape[1], np.diff(histories.starts)
-    gains, careful = np.zeros(len(rows)), np.full(len(rows), penalty <= 0)
-    pieces, groups, taken = cpu_als.pieces(counts, rank), cpu_als.groups(counts, rank), np.zeros((2, 1), np.int64)
-    numbers = _scalar(intercept), _scalar(penalty), _scalar(bias_penalty), bool(weighted)
+    counts, gains = np.diff(histories.starts), np.zeros(len(rows))
+    penalty, bias_penalty, weighted = weights
+    careful = np.full(len(rows), penalty <= 0)
+    if penalty > 0:
+        numbers = _scalar(intercept), _scalar(penalty), _scalar(bias_penalty), bool(weighted)
+        task = flat_own, flat_other, rows, histories, numbers
+        left = np.ones(len(rows), np.bool_)
+        if solver == "cg" or (solver == "auto" and own.factors.shape[1] >= CG_FROM):
+            _by_conjugate_gradients(task, counts, gains, left)
+        _by_factoring(task, counts, np.flatnonzero(left), gains, careful)
+    for j in np.flatnonzero(careful):
+        weight, ratings = counts[j] if weighted else 1, _entry(histories, j)
+        gains[j] = solve_carefully(own, other, rows[j], ratings, intercept, weight * penalty, weight * bias_penalty)
+    return gains
+
+
+def _by_conjugate_gradients(task: Task, counts: I64, gains: F64, left: NDArray[np.bool_]) -> None:
+    """Solve the rows that this suits; clear *left* where it went well."""
+    own, other, rows, histories, numbers = task
+    rank = len(own.factors) // len(own.biases)
+    entries, taken = cpu_cg.fitting(counts, rank), np.zeros(1, np.int64)
+
+    def work() -> None:
+        room = cpu_cg.room(rank, int(counts[entries].max(initial=0)))
+        cpu_cg.solve_rows(own, other, rows, histories, entries, taken, numbers, room, gains, left)
+
+    _in_threads(work, int(counts[entries].sum()) * rank)
+
+
+def _by_factoring(task: Task, counts: I64, entries: I64, gains: F64, careful: NDArray[np.bool_]) -> None:
+    """Solve *entries* exactly; mark those as *careful* that float32 cannot."""
+    own, other, rows, histories, numbers = task
+    rank = len(own.factors) // len(own.biases)
+    pieces, groups, taken = cpu_als.pieces(counts, rank), cpu_als.groups(entries, counts, rank), np.zeros((2, 1), np.int64)
 
     def sum_pieces() -> None:
-        cpu_als.sum_pieces(flat_own, flat_other, rows, histories, pieces, taken[0], numbers, cpu_als.room(rank))
+        cpu_als.sum_pieces(own, other, rows, histories, pieces, taken[0], numbers, cpu_als.room(rank))
 
     def solve_groups() -> None:
         room = cpu_als.room(rank)
-        cpu_als.solve_groups(flat_own, flat_other, rows, histories, pieces, groups, taken[1], numbers, room, gains, careful)
+        cpu_als.solve_groups(own, other, rows, histories, pieces, groups, taken[1], numbers, room, gains, careful)
 
-    if penalty > 0:
-        visits = int(counts.sum()) * rank
-        if len(pieces.entries):
-            _in_threads(sum_pieces, visits)
-        _in_threads(solve_groups, visits)
-    for j in np.flatnonzero(careful):
-        weight = counts[j] if weighted else 1
-        ratings = _entry(histories, j)
-        gains[j] = solve_carefully(own, other, rows[j], ratings, intercept, weight * penalty, weight * bias_penalty)
-    return gains
+    # called with nothing to do, too: the first call compiles, and that is to be when a worker starts
+    _in_threads(sum_pieces, len(pieces.entries) * cpu_als.PIECE * rank)
+    _in_threads(solve_groups, int(counts[entries].sum()) * rank)
 
 
 def implicit(own: Side, other: Side, rows: I32, histories: Histories, gram: F64, *, alpha: float, penalty: float) -> F64:

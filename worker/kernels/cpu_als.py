@@ -133,15 +133,15 @@ def pieces(counts: NDArray[np.int64], rank: int) -> Pieces:
     return Pieces(entries, first, np.zeros(n * (vector + 2) * vector, np.float32), np.zeros(n))
 
 
-def groups(counts: NDArray[np.int64], rank: int) -> NDArray[np.int32]:
-    """Return ``(n, LANES)`` entries to solve together, −1 where a lane is empty.
+def groups(entries: NDArray[np.int64], counts: NDArray[np.int64], rank: int) -> NDArray[np.int32]:
+    """Return ``(n, LANES)`` of *entries* to solve together, −1 where a lane is empty; *counts* are those of all entries.
 
     Long rows are dealt out, one to a group, since a group is one thread's work; short ones are put together by length.
     """
-    tall, short = np.flatnonzero(counts >= rank), np.flatnonzero(counts < rank)
-    tall = tall[np.argsort(-counts[tall], kind="stable")]
-    short = short[np.argsort(-counts[short], kind="stable")]
-    return np.ascontiguousarray(np.concatenate([_filled(tall).reshape(LANES, -1).T, _filled(short).reshape(-1, LANES)]))
+    entries = entries[np.argsort(-counts[entries], kind="stable")]
+    is_tall = counts[entries] >= rank
+    tall, short = _filled(entries[is_tall]), _filled(entries[~is_tall])
+    return np.ascontiguousarray(np.concatenate([tall.reshape(LANES, -1).T, short.reshape(-1, LANES)]))
 
 
 def _filled(entries: NDArray[np.int64]) -> NDArray[np.int32]:

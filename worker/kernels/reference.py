@@ -23,6 +23,7 @@ from factorstream.worker.kernels.api import (
     Optimizer,
     Rates,
     Side,
+    Solver,
 )
 from factorstream.worker.kernels.careful import minimum_norm
 from factorstream.worker.kernels.reference_rows import problem_of, soft
@@ -65,9 +66,17 @@ def sgd(
 
 
 def als(
-    own: Side, other: Side, rows: I32, histories: Histories, *, intercept: float, objective: Objective, of_users: bool
+    own: Side,
+    other: Side,
+    rows: I32,
+    histories: Histories,
+    *,
+    intercept: float,
+    objective: Objective,
+    of_users: bool,
+    solver: Solver = "auto",
 ) -> F64:
-    """Solve each of *rows* (`api.Kernels.als`)."""
+    """Solve each of *rows* (`api.Kernels.als`), exactly whatever the *solver*."""
     gains = np.zeros(len(rows))
     for j, row in enumerate(rows):
         problem = problem_of(other, *_history(histories, j), intercept=intercept, objective=objective, of_users=of_users)

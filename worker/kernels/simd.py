@@ -24,7 +24,7 @@ BLOCK = 4
 _FLOAT = ir.FloatType()
 _I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _VECTOR = ir.VectorType(_FLOAT, LANES)
-_ZERO = ir.Constant(_VECTOR, [0.0] * LANES)
+_ZERO, _ONES = (ir.Constant(_VECTOR, [number] * LANES) for number in (0.0, 1.0))
 _LANE_NUMBERS = ir.Constant(ir.VectorType(_I32, LANES), list(range(LANES)))
 
 _loops = itertools.count()
@@ -409,6 +409,134 @@ def add_border(typing: Any, packed: Any, weights: Any, n: Any, width: Any, j: An
     return types.void(packed, weights, *[types.int64] * 3, out, types.int64), codegen
 
 
+def _row_addresses(emit: Emit, signature: Any, packed: Value, at: Value, width: Value) -> list[Value]:
+    """Return where each of `LANES` rows of *width* floats begins, the first at ``packed[at]``."""
+    builder, first = emit.builder, emit.at(signature.args[0], packed, at)
+    return [builder.gep(first, [builder.mul(width, _I64(row))]) for row in range(LANES)]
+
+
+@_emitted
+def dot_rows(typing: Any, packed: Any, at: Any, width: Any, x: Any, x_at: Any, start: Any, y: Any, y_at: Any) -> Any:
+    """``y[y_at + t] = start + packed[at + t width:at + (t + 1) width] @ x[x_at:x_at + width]`` for t < `LANES`.
+
+    *width* is a multiple of `LANES`. The vectors of sums are added up all at once: halves of two become one, four times.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        rows, q = _row_addresses(emit, signature, *args[:3]), emit.at(signature.args[3], args[3], args[4])
+
+        def add(k: Value, sums: Sequence[Value]) -> Sequence[Value]:
+            factor = emit.load(builder.gep(q, [k]))
+            return [
+                emit.multiply_add(emit.load(builder.gep(row, [k])), factor, total) for row, total in zip(rows, sums, strict=True)
+            ]
+
+        sums = emit.loop(args[2], LANES, [_ZERO] * LANES, add)
+        while len(sums) > 1:
+            half = len(sums) // 2
+            low = [lane // half // 2 * 2 * half + lane // half % 2 * LANES + lane % half for lane in range(LANES)]
+            high = [lane + half for lane in low]
+            pairs = zip(sums[:half], sums[half:], strict=True)
+            sums = [builder.fadd(emit.shuffle(a, b, low), emit.shuffle(a, b, high)) for a, b in pairs]
+        emit.store(builder.fadd(sums[0], emit.splat(args[5])), emit.at(signature.args[6], args[6], args[7]))
+        return context.get_dummy_value()
+
+    integers = types.int64, types.int64
+    return types.void(packed, *integers, x, types.int64, types.float32, y, types.int64), codegen
+
+
+def _add_rows(squares: bool) -> Callable[..., Any]:
+    def add_rows(typing: Any, packed: Any, at: Any, width: Any, weights: Any, w_at: Any, out: Any, squared: Any) -> Any:
+        """``out[:width] += Σ weights[w_at + t] row t`` over rows t as in `dot_rows`, and ``squared[:width] += Σ (row t)²``."""
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+            emit = Emit(context, builder)
+            rows, first = _row_addresses(emit, signature, *args[:3]), emit.at(signature.args[3], args[3], args[4])
+            factors = [emit.splat(builder.load(builder.gep(first, [_I64(row)]))) for row in range(LANES)]
+            targets = [emit.at(signature.args[line], args[line], _I64(0)) for line in ((5, 6) if squares else (5,))]
+
+            def add(k: Value, _: Sequence[Value]) -> Sequence[Value]:
+                vectors = [emit.load(builder.gep(row, [k])) for row in rows]
+                for target, scales in zip(targets, (factors, vectors), strict=False):
+                    partial = [_ZERO] * BLOCK  # several short chains of additions instead of a long one
+                    for row, (scale, vector) in enumerate(zip(scales, vectors, strict=True)):
+                        partial[row % BLOCK] = emit.multiply_add(scale, vector, partial[row % BLOCK])
+                    total = builder.fadd(builder.fadd(partial[0], partial[1]), builder.fadd(partial[2], partial[3]))
+                    address = builder.gep(target, [k])
+                    emit.store(builder.fadd(emit.load(address), total), address)
+                return []
+
+            emit.loop(args[2], LANES, [], add)
+            return context.get_dummy_value()
+
+        return types.void(packed, types.int64, types.int64, weights, types.int64, out, squared), codegen
+
+    return _emitted(add_rows)
+
+
+add_rows_and_squares = _add_rows(squares=True)
+add_rows = _add_rows(squares=False)
+"""The same without the squares; what is given for them is left alone."""
+
+
+@_emitted
+def invert(typing: Any, x: Any, shift: Any, n: Any) -> Any:
+    """``x[k] = 1 / (x[k] + shift)``, k < *n*, a multiple of `LANES`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        first, shift = emit.at(signature.args[0], args[0], _I64(0)), emit.splat(args[1])
+
+        def divide(k: Value, _: Sequence[Value]) -> Sequence[Value]:
+            address = builder.gep(first, [k])
+            emit.store(builder.fdiv(_ONES, builder.fadd(emit.load(address), shift)), address)
+            return []
+
+        emit.loop(args[2], LANES, [], divide)
+        return context.get_dummy_value()
+
+    return types.void(x, types.float32, types.int64), codegen
+
+
+@_emitted
+def weighted_square(typing: Any, x: Any, weights: Any, n: Any) -> Any:
+    """Return ``Σ weights[k] x[k]²``, k < *n*."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        p, w = (emit.at(signature.args[line], args[line], _I64(0)) for line in (0, 1))
+
+        def add(k: Value, carried: Sequence[Value], mask: Value) -> Sequence[Value]:
+            value = emit.load(builder.gep(p, [k]), mask)
+            return [emit.multiply_add(builder.fmul(emit.load(builder.gep(w, [k]), mask), value), value, carried[0])]
+
+        return emit.sum(emit.vectors(args[2], [_ZERO], add)[0])
+
+    return types.float32(x, weights, types.int64), codegen
+
+
+@_emitted
+def blend_weighted(typing: Any, y: Any, keep: Any, weights: Any, x: Any, n: Any) -> Any:
+    """``y[k] = keep y[k] + weights[k] x[k]``, k < *n*."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        y, w, x = (emit.at(signature.args[line], args[line], _I64(0)) for line in (0, 2, 3))
+        keep = emit.splat(args[1])
+
+        def step(k: Value, _: Sequence[Value], mask: Value) -> Sequence[Value]:
+            address = builder.gep(y, [k])
+            weight, value = emit.load(builder.gep(w, [k]), mask), emit.load(builder.gep(x, [k]), mask)
+            emit.store(emit.blend(keep, emit.load(address, mask), weight, value), address, mask)
+            return []
+
+        emit.vectors(args[4], [], step)
+        return context.get_dummy_value()
+
+    return types.void(y, types.float32, weights, x, types.int64), codegen
+
+
 @_emitted
 def transpose_tile(typing: Any, x: Any, x_at: Any, x_width: Any, y: Any, y_at: Any, y_width: Any) -> Any:
     """``y[c, r] = x[r, c]`` for r, c < `LANES`, in registers: pairs of rows are interleaved, four times."""
@@ -503,7 +631,7 @@ def factor_diagonal(typing: Any, matrix: Any, i: Any) -> Any:
         at = dict(zip(places, block, strict=True))
         for c in range(BLOCK):
             root = emit.call(f"llvm.sqrt.v{LANES}f32", _VECTOR, at[c, c])
-            at[c, c] = builder.fdiv(ir.Constant(_VECTOR, [1.0] * LANES), root)
+            at[c, c] = builder.fdiv(_ONES, root)
             for r in range(c + 1, BLOCK):
                 at[r, c] = builder.fmul(at[r, c], at[c, c])
                 for p in range(c + 1, r + 1):

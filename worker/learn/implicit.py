@@ -122,8 +122,8 @@ class Implicit:
         also = self._drain(model) if model.n_accepted + len(accepted) >= memory.due[0] else (NO_ROWS, NO_ROWS)
         return Tested(targets, targets - scores, hits, *also)
 
-    def solve(self, model: Model, side: int, rows: NDArray[np.int32]) -> F64:
-        """Set *rows* to the minimiser of the objective over each, and the Gram matrix with them."""
+    def solve(self, model: Model, side: int, rows: NDArray[np.int32], *, afresh: bool = False) -> F64:
+        """Set *rows* to the minimiser of the objective over each, exactly always, and the Gram matrix with them."""
         n = int(rows.max(initial=-1)) + 1
         self._grow(model, n if side == USERS else 0, n if side == ITEMS else 0)
         own, other, kept = table_of(model, side), table_of(model, 1 - side), memory_of(model).sides

@@ -143,7 +143,7 @@ class Learner:
         else:
             users, items = model.ratings.remove_item(item, time), np.array([item], np.int32)
         side, row = (USERS, user) if kind == Kind.FORGET_USER else (ITEMS, item)
-        self.rule.solve(model, side, np.array([row], np.int32))
+        self.rule.solve(model, side, np.array([row], np.int32), afresh=True)
         self.rule.solve(model, ITEMS if side == USERS else USERS, _emptied(model, side, items if side == USERS else users))
         model.n_accepted += 1  # published rows change, so the position does
         entries = np.zeros(1, ENTRY)

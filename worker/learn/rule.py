@@ -32,10 +32,11 @@ class Rule(Protocol):
         Returns: What was predicted of each before it was learned.
         """
 
-    def solve(self, model: Model, side: int, rows: NDArray[np.int32]) -> F64:
+    def solve(self, model: Model, side: int, rows: NDArray[np.int32], *, afresh: bool = False) -> F64:
         """Solve *rows* of *side* from all ratings they hold now, against the other side as it is.
 
-        A row that *model* lacks is made. One that holds nothing becomes its prior.
+        A row that *model* lacks is made. One that holds nothing becomes its prior. *afresh*: exactly, so that nothing is left of
+        what the rows were.
 
         Returns: By how much each lowered the objective, ``(len(rows),)``.
         """

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from factorstream.worker.kernels.api import F32, Objective, Penalty, Rates
+from factorstream.worker.kernels.api import F32, Objective, Penalty, Rates, Solver
 from factorstream.worker.model.level import Level
 
 
@@ -39,6 +39,8 @@ class Learning:
     loss: str = "squared"
     alpha: float = 1.0
     """Implicit: a pair's confidence is ``1 + alpha * rating``."""
+    solver: Solver = "auto"
+    """How rows are solved in sweeps."""
 
     LEARNING_RATE = 0.1
     LAMBDA, WEIGHTED_LAMBDA = 8.0, 0.12

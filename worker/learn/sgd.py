@@ -46,7 +46,7 @@ class Sgd:
         )
         return Tested(accepted.ratings, errors)
 
-    def solve(self, model: Model, side: int, rows: NDArray[np.int32]) -> F64:
+    def solve(self, model: Model, side: int, rows: NDArray[np.int32], *, afresh: bool = False) -> F64:
         """Set *rows* to the objective's minimiser over each (ALS)."""
         on_users, n = side == USERS, int(rows.max(initial=-1)) + 1
         self._grow(model, n if on_users else 0, 0 if on_users else n)
@@ -59,6 +59,7 @@ class Sgd:
             intercept=model.level.intercept,
             objective=self._learning.objective(model.level),
             of_users=on_users,
+            solver="exact" if afresh else self._learning.solver,
         )
 
     def end_sweep(self, model: Model) -> None:
