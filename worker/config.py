@@ -18,6 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 from factorstream.worker.errors import UserMistake
 
 PREFIX = "FACTORSTREAM__"
+MOST_FACTORS_OF_POSTERIOR = 64
+DEFAULTS_OF_POSTERIOR: dict[str, dict[str, Any]] = {"model": {"rank": 8}, "sweep": {"visits_per_rating": 16.0}}
+"""What the learner posterior takes where nothing else is set."""
 
 
 class Section(BaseModel):
@@ -82,11 +85,12 @@ class Model(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "default"
     """The model's name in Redis."""
     rank: int = Field(16, ge=1, le=1024)
-    """K: factors of a row."""
+    """K: factors of a row; where it is not set, the learner posterior takes 8."""
     loss: Literal["squared", "implicit"] = "squared"
     """ℓ of the objective. implicit: ratings are strengths of clicks (running totals, at least 0), weighed over all pairs."""
-    learner: Literal["sgd"] = "sgd"
-    """How a rating becomes a better model: gradient steps, fold-in of short rows, exact sweeps."""
+    learner: Literal["sgd", "posterior"] = "sgd"
+    """How a rating becomes a better model. sgd: gradient steps, short rows solved exactly, exact sweeps. posterior: each row is a
+    Gaussian that a rating narrows; the lowest error, for the squared loss; time grows with K³, memory with K²."""
     rating_min: float | None = None
     """Smallest rating accepted; unset: -1000."""
     rating_max: float | None = None
@@ -95,6 +99,20 @@ class Model(Section):
     """Of the first factors."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the kernels run."""
+
+    @model_validator(mode="after")
+    def _learner_can(self) -> Self:
+        if self.learner == "posterior":
+            if self.loss != "squared":
+                raise ValueError(f"the learner posterior needs loss = squared, not {self.loss}: its rows are Gaussian")
+            if self.rank > MOST_FACTORS_OF_POSTERIOR:
+                raise ValueError(
+                    f"rank = {self.rank} is too much for the learner posterior, whose time grows with its cube: at most "
+                    f"{MOST_FACTORS_OF_POSTERIOR}, and 8 is enough for most; or choose learner = sgd"
+                )
+            if self.device == "cuda":
+                raise ValueError("the learner posterior runs on the processor: choose device = auto or cpu")
+        return self
 
     @model_validator(mode="after")
     def _range_is_one(self) -> Self:
@@ -142,7 +160,7 @@ class Sweep(Section):
     """Exact solves between the steps."""
 
     visits_per_rating: float = Field(8.0, ge=0)
-    """Ratings visited by ALS for each rating accepted; 0 turns sweeps off."""
+    """Ratings visited by sweeps for each rating accepted; 0: no sweeps; where it is not set, the learner posterior takes 16."""
     when_idle: bool = True
     """Whether to go on sweeping while no records come, until a whole sweep gains nothing."""
     block_visits: int = Field(20_000, ge=1)
@@ -209,6 +227,13 @@ class Settings(Section):
     metrics: Metrics = Metrics()
     intake: Intake = Intake()
     journal: Journal = Journal()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults_of_the_learner(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("model", {}).get("learner") != "posterior":
+            return given
+        return {**given, **{name: {**values, **given.get(name, {})} for name, values in DEFAULTS_OF_POSTERIOR.items()}}
 
     @model_validator(mode="after")
     def _loss_makes_sense(self) -> Self:

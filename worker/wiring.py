@@ -165,6 +165,7 @@ def learning_of(settings: Settings) -> Learning:
         loss=settings.model.loss,
         alpha=settings.implicit.alpha,
         solver=settings.als.solver,
+        learner=settings.model.learner,
     )
 
 

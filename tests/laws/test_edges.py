@@ -21,6 +21,8 @@ SHAPES = {
     "no fold-in, no sweeps": ["sgd.fold_in=0", "sweep.visits_per_rating=0"],
     "everything folded in": ["sgd.fold_in=100"],
     "rows longer than the rank": ["model.rank=2", "sgd.fold_in=5"],
+    "posterior": ["model.learner=posterior"],
+    "posterior of rank one, no sweeps": ["model.learner=posterior", "model.rank=1", "sweep.visits_per_rating=0"],
     "a range": ["model.rating_min=1", "model.rating_max=4"],
 }
 

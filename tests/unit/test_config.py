@@ -50,6 +50,16 @@ def test_a_wrong_key_is_named_with_its_source(tmp_path):
         load(tmp_path / "none.toml", [], {})
 
 
+def test_the_posterior_learner_has_defaults_of_its_own_and_says_what_it_cannot():
+    chosen = load(None, ["model.learner=posterior"], {})
+    assert (chosen.model.rank, chosen.sweep.visits_per_rating) == (8, 16)
+    assert load(None, ["model.learner=posterior", "model.rank=5"], {}).model.rank == 5
+    with pytest.raises(UserMistake, match="rank = 65 is too much for the learner posterior"):
+        load(None, ["model.learner=posterior", "model.rank=65"], {})
+    with pytest.raises(UserMistake, match="runs on the processor"):
+        load(None, ["model.learner=posterior", "model.device=cuda"], {})
+
+
 def test_a_range_that_is_none_is_refused():
     with pytest.raises(UserMistake, match="must be below"):
         load(None, ["model.rating_min=5", "model.rating_max=1"], {})

@@ -11,6 +11,7 @@ from platform import machine
 
 from factorstream.worker.kernels import gpu
 from factorstream.worker.kernels.api import Kernels
+from factorstream.worker.kernels.beliefs import Filters
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -36,6 +37,20 @@ def available_kernels() -> list[Kernels]:
     from factorstream.worker.kernels import reference
 
     return [reference, _cpu()]
+
+
+def filters() -> Filters:
+    """Return the kernels of the learner `posterior`: they run on the processor."""
+    from factorstream.worker.kernels import cpu_filter
+
+    return cpu_filter
+
+
+def available_filters() -> list[Filters]:
+    """Return every set of those, the reference first."""
+    from factorstream.worker.kernels import reference_filter
+
+    return [reference_filter, filters()]
 
 
 def platform() -> str:

@@ -341,6 +341,45 @@ def copy_scaled(typing: Any, x: Any, x_at: Any, scale: Any, n: Any, y: Any, y_at
 
 
 @_emitted
+def copy(typing: Any, x: Any, x_at: Any, n: Any, y: Any, y_at: Any) -> Any:
+    """``y[y_at:y_at + n] = x[x_at:x_at + n]``; the two do not overlap."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        p, q = emit.at(signature.args[0], args[0], args[1]), emit.at(signature.args[3], args[3], args[4])
+
+        def copy_vector(k: Value, _: Sequence[Value], mask: Value) -> Sequence[Value]:
+            emit.store(emit.load(builder.gep(p, [k]), mask), builder.gep(q, [k]), mask)
+            return []
+
+        emit.vectors(args[2], [], copy_vector)
+        return context.get_dummy_value()
+
+    return types.void(x, types.int64, types.int64, y, types.int64), codegen
+
+
+@_emitted
+def add_scaled_squares(typing: Any, y: Any, y_at: Any, scale: Any, x: Any, x_at: Any, n: Any) -> Any:
+    """``y[y_at:y_at + n] += scale * x[x_at:x_at + n] ** 2``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        p, q = emit.at(signature.args[0], args[0], args[1]), emit.at(signature.args[3], args[3], args[4])
+        factor = emit.splat(args[2])
+
+        def add(k: Value, _: Sequence[Value], mask: Value) -> Sequence[Value]:
+            address, value = builder.gep(p, [k]), emit.load(builder.gep(q, [k]), mask)
+            square = builder.fmul(value, value)
+            emit.store(emit.multiply_add(factor, square, emit.load(address, mask)), address, mask)
+            return []
+
+        emit.vectors(args[5], [], add)
+        return context.get_dummy_value()
+
+    return types.void(y, types.int64, types.float32, x, types.int64, types.int64), codegen
+
+
+@_emitted
 def clear(typing: Any, x: Any, x_at: Any, n: Any) -> Any:
     """``x[x_at:x_at + n] = 0``: numba's own loop, whose places may count from the end, would scatter."""
 

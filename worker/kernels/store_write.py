@@ -78,7 +78,7 @@ class Outcome(NamedTuple):
 
 @bare
 def accept(
-    store: Store, events: Events, start: Int, limit: Int, fold_in: Int, fold_in_items: Int, outcome: Outcome
+    store: Store, events: Events, start: Int, limit: Int, fold_in: Int, fold_in_items: Int, rework: Int, outcome: Outcome
 ) -> tuple[Int, Int]:
     """Apply events from *start* until their end or *limit* accepted; return where it stopped and how many were accepted."""
     n = paid = np.int64(0)
@@ -94,9 +94,10 @@ def accept(
         if apply(store, user, item, rating, events.timestamps_ms[j]):
             outcome.event_index[n], outcome.user_rows[n], outcome.item_rows[n] = j, user, item
             outcome.ratings[n], outcome.timestamps_ms[n] = rating, events.timestamps_ms[j]
-            outcome.changes[n] = store.state[0].n_ratings - n_before
-            outcome.user_counts[n] = add_history(store, USERS, user, fold_in, outcome.of_users, n)
-            outcome.item_counts[n] = add_history(store, ITEMS, item, fold_in_items, outcome.of_items, n)
+            outcome.changes[n] = change = store.state[0].n_ratings - n_before
+            of_users, of_items = (fold_in, fold_in_items) if change > 0 else (max(fold_in, rework), max(fold_in_items, rework))
+            outcome.user_counts[n] = add_history(store, USERS, user, of_users, outcome.of_users, n)
+            outcome.item_counts[n] = add_history(store, ITEMS, item, of_items, outcome.of_items, n)
             n += 1
             if n - paid == AT_ONCE:
                 advance(store, float(n - paid))
@@ -107,10 +108,10 @@ def accept(
 
 
 @inlined
-def add_history(store: Store, side: Int, row: Int, fold_in: Int, history: History, n: Int) -> Int:
-    """Add the history of the n-th accepted event's row, empty if it holds more than *fold_in*; return how many it holds."""
+def add_history(store: Store, side: Int, row: Int, longest: Int, history: History, n: Int) -> Int:
+    """Add the history of the n-th accepted event's row, empty if it holds more than *longest*; return how many it holds."""
     end, n_held = history.starts[n], (store.by_user if side == USERS else store.by_item).rows[row].count
-    if 0 < n_held <= fold_in:
+    if 0 < n_held <= longest:
         end = read_row(store, side, row, HELD_ONLY, history.others, history.ratings, store.by_item.times, end)
     history.starts[n + 1] = end
     return n_held

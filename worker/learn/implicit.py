@@ -91,6 +91,7 @@ class Implicit:
     """
 
     fold_in = (LONGEST, 0)
+    rework = 0
 
     def __init__(self, kernels: Kernels, learning: Learning) -> None:
         self._kernels = kernels

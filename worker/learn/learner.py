@@ -113,6 +113,7 @@ class Learner:
             limit=min((limit for limit in limits if limit), default=MOST),
             fold_in=of_users,
             fold_in_items=of_items,
+            rework=self.rule.rework,
         )
 
     def _step(self, model: Model, accepted: Accepted) -> Learned:

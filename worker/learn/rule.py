@@ -8,8 +8,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from factorstream.worker.kernels import filters
 from factorstream.worker.kernels.api import F32, F64, Kernels
 from factorstream.worker.learn.implicit import Implicit, Memory
+from factorstream.worker.learn.posterior import Posterior, Remembered
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.learn.sgd import Sgd
 from factorstream.worker.learn.tested import Tested
@@ -22,6 +24,8 @@ class Rule(Protocol):
 
     fold_in: tuple[int, int]
     """Users, and items, with at most so many ratings are wanted with their histories in `Accepted`."""
+    rework: int
+    """The same for both, where a rating was replaced or taken back."""
 
     def until_due(self, model: Model) -> int | None:
         """Return how many ratings are to be accepted before a batch must end, at least 1; None: it may end anywhere."""
@@ -50,9 +54,13 @@ class Rule(Protocol):
 
 def rule_of(learning: Learning, kernels: Kernels) -> Rule:
     """Return the rule that *learning* asks for."""
+    if learning.learner == "posterior":
+        return Posterior(kernels, filters(), learning)
     return Implicit(kernels, learning) if learning.loss == "implicit" else Sgd(kernels, learning)
 
 
 def parts_of(learning: Learning, rank: int) -> Mapping[str, Callable[[], Part]]:
     """Return what makes each part of a model that the rule needs, by name."""
+    if learning.learner == "posterior":
+        return {Remembered.NAME: lambda: Remembered(rank)}
     return {Memory.NAME: lambda: Memory(rank)} if learning.loss == "implicit" else {}

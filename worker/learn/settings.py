@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -41,6 +42,7 @@ class Learning:
     """Implicit: a pair's confidence is ``1 + alpha * rating``."""
     solver: Solver = "auto"
     """How rows are solved in sweeps."""
+    learner: Literal["sgd", "posterior"] = "sgd"
 
     LEARNING_RATE = 0.1
     LAMBDA, WEIGHTED_LAMBDA = 8.0, 0.12

@@ -15,6 +15,8 @@ from factorstream.worker.model.ratings import Accepted
 class Sgd:
     """O(K) a rating (`learn.rule.Rule`)."""
 
+    rework = 0
+
     def __init__(self, kernels: Kernels, learning: Learning) -> None:
         self.fold_in = learning.fold_in, learning.fold_in
         self._kernels = kernels

@@ -33,7 +33,7 @@ class Accepted:
     changes: NDArray[np.int8]
     """1: the event's pair was not held before it; 0: it held another rating; −1: it no longer is."""
     user_histories: Histories
-    """All ratings of the event's user just after it, if they are at most ``fold_in``; else an empty entry."""
+    """All ratings of the event's user just after it, if they are at most what `Ratings.accept` was told; else an empty entry."""
     item_histories: Histories
 
     def __len__(self) -> int:
@@ -149,6 +149,7 @@ class Ratings:
         limit: int = np.iinfo(np.int64).max,
         fold_in: int = 0,
         fold_in_items: int | None = None,
+        rework: int = 0,
     ) -> Accepted:
         """Apply events in order, from *start* until *limit* of them were accepted or there are no more.
 
@@ -157,6 +158,7 @@ class Ratings:
             ratings: Finite; ignored where unrating. -0 is taken as 0.
             fold_in: Rows that hold at most so many ratings after an event have their histories in the result.
             fold_in_items: The same for items, where it is another number.
+            rework: The same for an event in whose place a rating was held, which it replaces or takes back.
 
         Raises `IndexError` for a row that `grow` did not make.
         """
@@ -171,10 +173,10 @@ class Ratings:
         _check_rows(events.item_rows[start:], self.n_items)
         n = max(0, min(len(events.kinds) - start, limit))
         most_of_items = fold_in if fold_in_items is None else fold_in_items
-        room = n * min(fold_in, self.n_items), n * min(most_of_items, self.n_users)
+        room = n * min(max(fold_in, rework), self.n_items), n * min(max(most_of_items, rework), self.n_users)
         self._check_room(n)
         outcome = _outcome(n, room)
-        stop, n_accepted = accept(self._store, events, start, limit, fold_in, most_of_items, outcome)
+        stop, n_accepted = accept(self._store, events, start, limit, fold_in, most_of_items, rework, outcome)
         return _accepted(outcome, int(stop), int(n_accepted))
 
     def forget_user(self, row: int, timestamp_ms: int) -> I32:

@@ -1,0 +1,99 @@
+"""Posteriors of rows, compiled for this machine's processor by numba; see `beliefs.Filters` for what these do."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+
+from factorstream.worker.kernels import cpu_posterior
+from factorstream.worker.kernels.api import F32, I32, Batch, Histories, Side
+from factorstream.worker.kernels.beliefs import Beliefs, Prior, Smoothed
+from factorstream.worker.kernels.layout import batch_as_columns, column, flat, histories_as_columns
+
+name = "cpu"
+
+
+def filter_batch(
+    users: Side,
+    items: Side,
+    user_beliefs: Beliefs,
+    item_beliefs: Beliefs,
+    batch: Batch,
+    *,
+    intercept: float,
+    noise: float,
+    user_prior: Prior,
+    item_prior: Prior,
+) -> F32:
+    """Learn from *batch*, one event after another (`beliefs.Filters.filter_batch`)."""
+    errors, rank = np.empty(len(batch.ratings), np.float32), users.factors.shape[1]
+    cpu_posterior.learn(
+        _tables(users, user_beliefs),
+        _tables(items, item_beliefs),
+        batch_as_columns(batch),
+        np.float32(intercept),
+        np.float32(noise),
+        _prior(user_prior),
+        _prior(item_prior),
+        (cpu_posterior.room(rank), cpu_posterior.room(rank)),
+        errors,
+    )
+    return errors
+
+
+def smooth(
+    own: Side,
+    other: Side,
+    own_beliefs: Beliefs,
+    other_beliefs: Beliefs,
+    rows: I32,
+    histories: Histories,
+    *,
+    intercept: float,
+    noise: float,
+    prior: Prior,
+) -> Smoothed:
+    """Solve each of *rows* from its history (`beliefs.Filters.smooth`)."""
+    told, taken, rank = np.zeros((len(rows), len(Smoothed._fields))), np.zeros(1, np.int64), own.factors.shape[1]
+    tables, others = _tables(own, own_beliefs), _tables(other, other_beliefs)
+    rows, histories = column(rows, np.int32), histories_as_columns(histories)
+    numbers = np.float32(intercept), np.float32(noise), _prior(prior)
+    cpu_posterior.smooth(tables, others, rows, histories, taken, *numbers, cpu_posterior.room(rank), told)
+    return Smoothed(*told.T)
+
+
+def explain(
+    own_beliefs: Beliefs,
+    other: Side,
+    other_beliefs: Beliefs,
+    rows: I32,
+    histories: Histories,
+    other_counts: I32,
+    *,
+    factor_ridge: float,
+    bias_ridge: float,
+    prior: Prior,
+) -> None:
+    """Re-estimate the effects of *rows* (`beliefs.Filters.explain`)."""
+    cpu_posterior.explain(
+        flat(own_beliefs.outlook),
+        _tables(other, other_beliefs),
+        column(rows, np.int32),
+        histories_as_columns(histories),
+        column(other_counts, np.int32),
+        np.float32(factor_ridge * prior.factors),
+        np.float32(bias_ridge * prior.bias),
+        _prior(prior),
+        cpu_posterior.room(other.factors.shape[1]),
+    )
+
+
+def _tables(side: Side, beliefs: Beliefs) -> cpu_posterior.Tables:
+    """Return both as flat tables."""
+    return cpu_posterior.Tables(flat(side.factors), flat(side.biases), flat(beliefs.equations), flat(beliefs.outlook))
+
+
+def _prior(prior: Prior) -> Any:
+    """Return *prior* with the type of number that is compiled for."""
+    return Prior(*cast(Any, map(np.float32, prior)))

@@ -1,0 +1,256 @@
+"""The learner whose rows are Gaussian posteriors: assumed-density filtering, and variational ALS as its sweep.
+
+Noise and priors are estimated again at the end of each sweep from sums made while its rows were solved (empirical Bayes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factorstream.worker.kernels.api import F32, F64, Batch, Histories, Kernels
+from factorstream.worker.kernels.beliefs import Beliefs, Filters, Prior, Smoothed, equations_width, outlook_width
+from factorstream.worker.kernels.memory import reserve
+from factorstream.worker.learn.settings import Learning
+from factorstream.worker.learn.tested import Tested
+from factorstream.worker.model.level import Level
+from factorstream.worker.model.model import ITEMS, USERS, Model
+from factorstream.worker.model.ratings import Accepted
+
+REWORK = 1024
+"""Rows with at most so many ratings are solved at once when one of these is replaced or taken back; others wait for the sweep."""
+
+DEVIATION = 0.1
+"""Of an item's first factors, in √spread."""
+NOISE, FACTORS, BIASES = 0.6, (0.12, 0.08), (0.2, 0.25)
+"""Variances that estimates start from: of noise and biases in spread², of users' and items' factors in spread."""
+NOISE_BOUNDS = (0.01, 2.0)
+RANGE = 16.0
+"""Prior variances stay within so many times what they start from, and within its inverse."""
+NOISE_RATINGS, FACTOR_ROWS, BIAS_ROWS = 100.0, 400.0, 10.0
+"""As so many ratings, or rows, what estimates start from counts in them."""
+RIDGE = 40.0
+"""Of the effects of rows met, per spread (factors) and spread² (biases)."""
+
+
+class Estimates(NamedTuple):
+    """Noise and priors, in units of the spread; one entry a side."""
+
+    noise: float
+    factors: F64
+    biases: F64
+    levels: F64
+    slopes: F64
+
+    @classmethod
+    def first(cls) -> Estimates:
+        """Return what holds before any sweep."""
+        return cls(NOISE, np.array(FACTORS), np.array(BIASES), np.zeros(2), np.zeros(2))
+
+    def prior(self, side: int, level: Level) -> Prior:
+        """Return the prior of *side* in units of the ratings."""
+        unit = level.spread
+        return Prior(
+            float(self.factors[side]) * unit,
+            float(self.biases[side]) * unit**2,
+            float(self.levels[side]) * unit,
+            float(self.slopes[side]) * unit,
+        )
+
+
+ROWS, RATINGS, MISFIT, FACTOR_SURPRISE, BIAS_SURPRISE, W, WN, WNN, WT, WNT = range(10)
+"""Sums of a side's sweep: counts, those of `Smoothed`, and of ``w, w n, w n², w t, w n t`` (weight, ln (1 + count), target)."""
+
+
+class Remembered:
+    """What the rule keeps beside factors: rows' equations and outlooks, estimates, and the sweep's sums (`model.Part`)."""
+
+    NAME = "posterior"
+
+    def __init__(self, rank: int) -> None:
+        self.n = [0, 0]
+        """Rows in use, of users and of items."""
+        self.beliefs = _beliefs(rank), _beliefs(rank)
+        self.estimates = Estimates.first()
+        self.sums: F64 = np.zeros((2, 10))
+
+    def grow(self, side: int, n: int, prior: Prior) -> None:
+        """Have at least *n* rows of *side*; new ones are as uncertain as *prior*."""
+        first, rank = self.n[side], self.beliefs[side].outlook.shape[1] // 3
+        if n > first:
+            new = self.beliefs[side].outlook[first:n]
+            new[:, :rank], new[:, 2 * rank] = prior.factors, prior.bias
+            self.n[side] = n
+
+    def tables(self) -> Mapping[str, NDArray[Any]]:
+        """Return all of it; views of the rows, copies of the numbers."""
+        users, items = self.beliefs
+        noise, *others = self.estimates
+        return {
+            "users.equations": users.equations[: self.n[USERS]],
+            "users.outlook": users.outlook[: self.n[USERS]],
+            "items.equations": items.equations[: self.n[ITEMS]],
+            "items.outlook": items.outlook[: self.n[ITEMS]],
+            "estimates": np.append(noise, np.concatenate(others)),
+            "sums": self.sums,
+        }
+
+    def restore(self, tables: Mapping[str, NDArray[Any]]) -> None:
+        """Become what `tables` once returned."""
+        for side, name in ((USERS, "users"), (ITEMS, "items")):
+            equations, outlook = tables[f"{name}.equations"], tables[f"{name}.outlook"]
+            self.n[side] = len(outlook)
+            self.beliefs[side].equations[: len(equations)] = equations
+            self.beliefs[side].outlook[: len(outlook)] = outlook
+        noise, *others = tables["estimates"].tolist()
+        self.estimates = Estimates(noise, *np.array(others).reshape(4, 2))
+        self.sums[:] = tables["sums"]
+
+
+def _beliefs(rank: int) -> Beliefs:
+    equations = reserve((equations_width(rank),), np.float32)
+    outlook = reserve((outlook_width(rank),), np.float32)
+    n = min(len(equations), len(outlook))
+    return Beliefs(equations[:n], outlook[:n])
+
+
+class Posterior:
+    """O(K³) a rating, for squared loss (`learn.rule.Rule`)."""
+
+    fold_in = (0, 0)
+    rework = REWORK
+
+    def __init__(self, kernels: Kernels, filters: Filters, learning: Learning) -> None:
+        self._kernels, self._filters = kernels, filters
+        self._learning = learning
+
+    def until_due(self, model: Model) -> int | None:
+        """A batch may end anywhere."""
+        return None
+
+    def step(self, model: Model, accepted: Accepted) -> Tested:
+        """Let each rating narrow both of its rows."""
+        part, level = remembered(model), model.level
+        self._grow(model, USERS, int(accepted.user_rows.max()) + 1)
+        self._grow(model, ITEMS, int(accepted.item_rows.max()) + 1)
+        errors = self._filters.filter_batch(
+            model.users.side,
+            model.items.side,
+            *part.beliefs,
+            Batch(
+                accepted.user_rows,
+                accepted.item_rows,
+                accepted.ratings,
+                accepted.user_counts,
+                accepted.item_counts,
+                accepted.user_histories,
+                accepted.item_histories,
+            ),
+            intercept=level.intercept,
+            noise=part.estimates.noise * level.spread**2,
+            user_prior=part.estimates.prior(USERS, level),
+            item_prior=part.estimates.prior(ITEMS, level),
+        )
+        return Tested(accepted.ratings, errors)
+
+    def solve(self, model: Model, side: int, rows: NDArray[np.int32]) -> F64:
+        """Solve *rows* from all that they hold, and find out what meeting them says of those they met."""
+        self._grow(model, side, int(rows.max(initial=-1)) + 1)
+        part, level = remembered(model), model.level
+        own, other = (model.users, model.items) if side == USERS else (model.items, model.users)
+        ratings = model.ratings
+        histories = ratings.histories_of_users(rows) if side == USERS else ratings.histories_of_items(rows)
+        told = self._filters.smooth(
+            own.side,
+            other.side,
+            part.beliefs[side],
+            part.beliefs[1 - side],
+            rows,
+            histories,
+            intercept=level.intercept,
+            noise=part.estimates.noise * level.spread**2,
+            prior=part.estimates.prior(side, level),
+        )
+        self._filters.explain(
+            part.beliefs[side],
+            other.side,
+            part.beliefs[1 - side],
+            rows,
+            histories,
+            ratings.item_counts if side == USERS else ratings.user_counts,
+            factor_ridge=RIDGE / level.spread,
+            bias_ridge=RIDGE / level.spread**2,
+            prior=part.estimates.prior(1 - side, level),
+        )
+        part.sums[side] += sums_of(told, histories, level.spread)
+        return told.gains
+
+    def end_sweep(self, model: Model) -> None:
+        """Estimate noise and priors from the sweep's sums."""
+        part = remembered(model)
+        part.estimates = estimated(part.estimates, part.sums, model.rank)
+        part.sums[:] = 0
+
+    def readout(self, model: Model, side: int, rows: NDArray[np.int64]) -> tuple[F32, F32]:
+        """Return the rows' means."""
+        own = model.users if side == USERS else model.items
+        return own.factors[rows], own.biases[rows]
+
+    def _grow(self, model: Model, side: int, n: int) -> None:
+        """Have rows of *side* at their prior: users' factors begin at zero, items' near it, so that they differ."""
+        part, level = remembered(model), model.level
+        own, deviation = (model.users, 0.0) if side == USERS else (model.items, DEVIATION * float(level.spread**0.5))
+        first, prior = own.n, part.estimates.prior(side, level)
+        own.grow(n, self._kernels, deviation)
+        own.biases[first:] = prior.level
+        part.grow(side, n, prior)
+
+
+def remembered(model: Model) -> Remembered:
+    """Return the rule's part of *model*."""
+    part = model.parts[Remembered.NAME]
+    assert isinstance(part, Remembered)
+    return part
+
+
+def sums_of(told: Smoothed, histories: Histories, spread: float) -> F64:
+    """Return what a block adds to the sums of its side, in units of the spread."""
+    counts = np.diff(histories.starts)
+    held = (counts > 0) & np.isfinite(told.misfits)
+    n, logs = counts[held], np.log1p(counts[held])
+    weights, targets = told.bias_weights[held] * spread**2, told.bias_targets[held] / spread
+    columns = (
+        np.ones(len(n)),
+        n,
+        told.misfits[held] / spread**2,
+        told.factor_surprises[held] / spread,
+        told.bias_surprises[held] / spread**2,
+        weights,
+        weights * logs,
+        weights * logs**2,
+        weights * targets,
+        weights * logs * targets,
+    )
+    return np.array([float(column.sum()) for column in columns])
+
+
+def estimated(before: Estimates, sums: F64, rank: int) -> Estimates:
+    """Return the estimates that a sweep's *sums*, ``(2, 10)``, lead to, each tempered by what it started from."""
+    noise = (sums[ITEMS, MISFIT] + NOISE_RATINGS * NOISE) / (sums[ITEMS, RATINGS] + NOISE_RATINGS)
+    factors, biases = before.factors.copy(), before.biases.copy()
+    levels, slopes = np.zeros(2), np.zeros(2)
+    for side in (USERS, ITEMS):
+        factors[side] = _variance(sums[side, FACTOR_SURPRISE] / rank, sums[side, ROWS], FACTORS[side], FACTOR_ROWS)
+        biases[side] = _variance(sums[side, BIAS_SURPRISE], sums[side, ROWS], BIASES[side], BIAS_ROWS)
+        w, wn, wnn, wt, wnt = sums[side, W:] + np.array([1.0, 0.0, 1.0, 0.0, 0.0])
+        slopes[side] = (w * wnt - wn * wt) / (w * wnn - wn * wn)
+        levels[side] = (wt - wn * slopes[side]) / w
+    return Estimates(float(np.clip(noise, *NOISE_BOUNDS)), factors, biases, levels, slopes)
+
+
+def _variance(surprise: float, n: float, start: float, n_start: float) -> float:
+    """Return the mean of *n* squares that sum to *surprise* and *n_start* times *start*, bounded."""
+    return float(np.clip((surprise + n_start * start) / (n + n_start), start / RANGE, start * RANGE))
