@@ -156,8 +156,8 @@ class Posterior:
         )
         return Tested(accepted.ratings, errors)
 
-    def solve(self, model: Model, side: int, rows: NDArray[np.int32]) -> F64:
-        """Solve *rows* from all that they hold, and find out what meeting them says of those they met."""
+    def solve(self, model: Model, side: int, rows: NDArray[np.int32], *, afresh: bool = False) -> F64:
+        """Solve *rows* from all that they hold, and find out what meeting them says of those they met; always exactly."""
         self._grow(model, side, int(rows.max(initial=-1)) + 1)
         part, level = remembered(model), model.level
         own, other = (model.users, model.items) if side == USERS else (model.items, model.users)
