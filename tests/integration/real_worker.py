@@ -364,7 +364,7 @@ def check_redis(place, checkpoint, truth):
             assert embedding.n_ratings == len(held[name])
             assert embedding.timestamp_ms >= max((time_ms for time_ms, _, _ in held[name]), default=0)
             if side == "user":
-                seen = unpack_seen(keys.pop(f"s:{name}"))
+                seen = unpack_seen(keys.pop(f"s:{name}", b""))  # nothing seen: no key
                 newest = sorted(held[name], reverse=True)
                 assert {items[slot] for slot in seen} <= {item for _, item, _ in newest}
                 assert len(seen) == min(SEEN_ITEMS, len(newest))
