@@ -166,6 +166,7 @@ def learning_of(settings: Settings) -> Learning:
         alpha=settings.implicit.alpha,
         solver=settings.als.solver,
         learner=settings.model.learner,
+        calibrate=settings.model.calibrate,
     )
 
 

@@ -37,7 +37,7 @@ class World:
         users, items = copied(self.users), copied(self.items)
         state = optimizer_for(optimizer, len(users.biases), len(items.biases), self.rank)
         how = {"intercept": self.intercept, "objective": self.objective, "rates": rates, "optimizer": state}
-        errors = kernels.sgd(users, items, batch, **how)
+        errors = kernels.sgd(users, items, batch, **how).errors
         return users, items, state, errors
 
     def entries(self, *, of_users):
@@ -202,7 +202,7 @@ def test_a_batch_means_the_same_however_it_is_cut(kernels, objective, optimizer)
     other_state = optimizer_for(optimizer, len(users.biases), len(items.biases), world.rank)
     how = {"intercept": world.intercept, "objective": objective, "rates": RATES, "optimizer": other_state}
     others = [
-        kernels.sgd(other_users, other_items, slice_of(batch, begin, end), **how)
+        kernels.sgd(other_users, other_items, slice_of(batch, begin, end), **how).errors
         for begin, end in itertools.pairwise((0, 1, 2, 17, 40))
     ]
     pairs = (

@@ -11,6 +11,7 @@ from factorstream.worker.kernels import available_kernels
 from factorstream.worker.kernels.api import Batch, Objective, Penalty, Rates, Side
 from tests.kernels.problems import batch_of, copied, histories_of, objective, problems, side, slice_of
 
+NO_NUMBERS = np.empty(0, np.float32)
 REFERENCE = available_kernels()[0]
 every_kernel = pytest.mark.parametrize("kernels", available_kernels(), ids=lambda kernels: kernels.name)
 every_other = pytest.mark.parametrize("kernels", available_kernels()[1:], ids=lambda kernels: kernels.name)
@@ -18,8 +19,8 @@ every_other = pytest.mark.parametrize("kernels", available_kernels()[1:], ids=la
 
 def learn(kernels, problem, batch):
     users, items = copied(problem.users), copied(problem.items)
-    errors = kernels.sgd(users, items, batch, intercept=problem.intercept, objective=problem.objective, rates=problem.rates)
-    return users, items, errors
+    scored = kernels.sgd(users, items, batch, intercept=problem.intercept, objective=problem.objective, rates=problem.rates)
+    return users, items, scored
 
 
 def assert_close(found, expected, tolerance=1e-3):
@@ -31,29 +32,29 @@ def assert_close(found, expected, tolerance=1e-3):
 @given(problems())
 def test_kernels_agree_with_the_reference(kernels, problem):
     batch = batch_of(problem.events, problem.fold_in)
-    users, items, errors = learn(kernels, problem, batch)
-    expected_users, expected_items, expected_errors = learn(REFERENCE, problem, batch)
-    assert_close((*users, *items, errors), (*expected_users, *expected_items, expected_errors))
+    users, items, scored = learn(kernels, problem, batch)
+    expected_users, expected_items, expected = learn(REFERENCE, problem, batch)
+    assert_close((*users, *items, *scored), (*expected_users, *expected_items, *expected))
 
 
 @every_kernel
 @given(problems(), st.lists(st.integers(0, 60), max_size=5))
 def test_a_batch_means_the_same_however_it_is_cut(kernels, problem, cuts):
     batch = batch_of(problem.events, problem.fold_in)
-    users, items, errors = learn(kernels, problem, batch)
-    parts = sorted({0, len(errors), *(cut for cut in cuts if cut <= len(errors))})
-    other_users, other_items, other_errors = copied(problem.users), copied(problem.items), []
+    users, items, scored = learn(kernels, problem, batch)
+    n = len(problem.events)
+    parts = sorted({0, n, *(cut for cut in cuts if cut <= n)})
+    other_users, other_items, other = copied(problem.users), copied(problem.items), []
     for begin, end in itertools.pairwise(parts):
         part = slice_of(batch, begin, end)
-        other_errors.extend(
+        other.append(
             kernels.sgd(
                 other_users, other_items, part, intercept=problem.intercept, objective=problem.objective, rates=problem.rates
             )
         )
-    for one, other in zip(
-        (*users, *items, errors), (*other_users, *other_items, np.array(other_errors, np.float32)), strict=True
-    ):
-        assert one.tobytes() == other.tobytes()
+    joined = [np.concatenate([NO_NUMBERS, *columns]) for columns in zip(*other, strict=True)] if other else [NO_NUMBERS] * 4
+    for one, two in zip((*users, *items, *scored), (*other_users, *other_items, *joined), strict=True):
+        assert one.tobytes() == two.tobytes()
 
 
 @every_kernel
@@ -145,7 +146,7 @@ def slope(problem, ratings, table, place, step=1e-4):
 def test_a_diverged_row_poisons_no_other(kernels, problem, poison, in_bias, of_user):
     bad = problem.users if of_user else problem.items
     (bad.biases if in_bias else bad.factors)[0] = poison
-    users, items, errors = learn(kernels, problem, batch_of(problem.events, problem.fold_in))
+    users, items, (errors, *_) = learn(kernels, problem, batch_of(problem.events, problem.fold_in))
     for new, old, may_be_bad in ((users, problem.users, of_user), (items, problem.items, not of_user)):
         first = 1 if may_be_bad else 0
         assert np.isfinite(new.factors[first:]).all()
@@ -166,10 +167,10 @@ def test_a_step_too_far_is_not_taken_and_is_told(kernels, rank):
     users.factors[0] = 100
     before_users, before_items = copied(users), copied(items)
     penalty = Penalty(3e38, 0.1, 0.1, True)  # takes the user beyond float32, and the item nowhere special
-    errors = kernels.sgd(
+    scored = kernels.sgd(
         users, items, one_event(0, 0, 1.0, 5, 5), intercept=0.0, objective=Objective(penalty), rates=Rates(0.1, 0.1, 0)
     )
-    assert not np.isfinite(errors[0])
+    assert not np.isfinite(scored.errors[0])
     assert users.factors.tobytes() == before_users.factors.tobytes()
     assert users.biases.tobytes() == before_users.biases.tobytes()
     assert items.factors[0].tobytes() != before_items.factors[0].tobytes()
@@ -184,9 +185,9 @@ def test_large_factors_are_learned_like_small_ones(kernels):
     expected_users, expected_items = copied(users), copied(items)
     events = [(n % 3, n % 2, 3.0) for n in range(20)]
     arguments = {"intercept": 3.0, "objective": Objective(Penalty(0.1, 0.1, 0.1, False)), "rates": Rates(1e-4, 0.01, 0)}
-    errors = kernels.sgd(users, items, batch_of(events, 0), **arguments)
+    scored = kernels.sgd(users, items, batch_of(events, 0), **arguments)
     expected = REFERENCE.sgd(expected_users, expected_items, batch_of(events, 0), **arguments)
-    assert_close((*users, *items, errors), (*expected_users, *expected_items, expected))
+    assert_close((*users, *items, *scored), (*expected_users, *expected_items, *expected))
 
 
 @every_kernel
@@ -197,12 +198,12 @@ def test_an_unrate_only_folds_in(kernels):
     events = [(0, 0, 4.0), (0, 1, 2.0), (0, 1, np.nan), (0, 0, np.nan)]
     batch = batch_of(events, fold_in=4)
     arguments = {"intercept": 3.0, "objective": Objective(Penalty(0.1, 0.1, 0.1, True)), "rates": Rates(0.1, 0.1, 0)}
-    errors = kernels.sgd(users, items, slice_of(batch, 2, 3), **arguments)  # the user is left with one rating, the item with none
-    assert np.isnan(errors[0])
+    scored = kernels.sgd(users, items, slice_of(batch, 2, 3), **arguments)  # the user is left with one rating, the item with none
+    assert np.isnan(scored.errors[0])
     assert users.factors[0].tobytes() != before_users.factors[0].tobytes()
     assert items.factors.tobytes() == before_items.factors.tobytes()
-    errors = kernels.sgd(users, items, slice_of(batch_of(events, fold_in=0), 2, 3), **arguments)
-    assert np.isnan(errors[0])
+    scored = kernels.sgd(users, items, slice_of(batch_of(events, fold_in=0), 2, 3), **arguments)
+    assert np.isnan(scored.errors[0])
     assert items.factors.tobytes() == before_items.factors.tobytes()
 
 
@@ -227,8 +228,8 @@ def test_without_a_penalty_a_fold_in_has_minimum_norm(kernels, weighted, rank):
 def test_an_empty_batch_changes_nothing(kernels):
     users, items = side(np.random.default_rng(5), 2, 4), side(np.random.default_rng(6), 2, 4)
     before = copied(users)
-    errors = kernels.sgd(
+    scored = kernels.sgd(
         users, items, batch_of([], 5), intercept=0.0, objective=Objective(Penalty(0.1, 0.1, 0.1, True)), rates=Rates(0.1, 0.1, 0)
     )
-    assert errors.shape == (0,)
+    assert [column.shape for column in scored] == [(0,)] * 4
     assert users.factors.tobytes() == before.factors.tobytes()

@@ -16,7 +16,8 @@ from factorstream.worker.loop import Worker
 from tests.laws.strategies import logs, rating_logs
 from tests.laws.world import World, live, published, settings_of, worker
 
-SETTINGS = settings_of()
+SETTINGS = settings_of("model.calibrate=false")
+"""Readers get rows as they are, not corrected by what is known at the time."""
 
 
 def assert_published(state, world):

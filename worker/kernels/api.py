@@ -15,6 +15,8 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from factorstream.worker.kernels.terms import Memory
+
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I32 = NDArray[np.int32]
@@ -149,6 +151,17 @@ SGD = Optimizer()
 """Plain steps."""
 
 
+class Scored(NamedTuple):
+    """What each event of a batch was predicted from, just before it was learned."""
+
+    errors: F32
+    """``x − s``."""
+    user_biases: F32
+    item_biases: F32
+    products: F32
+    """``u·v``."""
+
+
 class Kernels(Protocol):
     """``reference``, ``cpu`` or ``gpu``."""
 
@@ -164,8 +177,8 @@ class Kernels(Protocol):
         objective: Objective,
         rates: Rates,
         optimizer: Optimizer = SGD,
-    ) -> F32:
-        """Learn from *batch*, one event after another; return the errors ``x − s`` taken before each event's step.
+    ) -> Scored:
+        """Learn from *batch*, one event after another; return what was predicted before each event's step.
 
         Rates may run in any order that no one can tell from this one. For event j with user n and item m, all from the
         values before the event (``b, c, u, v``), and ``g = ∂ℓ/∂s`` (squared: ``−e``, where ``e = x − s``):
@@ -243,6 +256,19 @@ class Kernels(Protocol):
         not finite, 0 for one that was left.
 
         Source: Hu, Koren and Volinsky, ICDM 2008.
+        """
+
+    def calibrate(self, memory: Memory, scored: Scored, batch: Batch, timestamps_ms: I64, *, spread: float) -> F32:
+        """Correct each score by what *memory* has learned, and learn from its rating, one event after another.
+
+        The calibrated score is ``intercept + spread · w·g``, with terms g of the score's parts, of the rows' counts and of the
+        residuals of former ratings (`terms`). The weights are found by recursive least squares, as a random walk:
+        ``P ← P + Q``, ``k = P g / (σ² + gᵀ P g)``, ``w ← w + k e``, ``P ← P − k gᵀ P``; e is bounded. An event whose score or
+        rating is no number keeps its error and teaches nothing. The first meeting of a row has no product.
+
+        Returns: ``x −`` the calibrated score.
+
+        Source: Haykin, Adaptive Filter Theory, chapter on recursive least squares.
         """
 
     def initialize(self, side: Side, first: int, stop: int, *, seed: int, stream: int, deviation: float) -> None:

@@ -11,11 +11,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels import cpu_als, cpu_cg, cpu_general, cpu_implicit, cpu_rows, cpu_sgd, cpu_start, reference
-from factorstream.worker.kernels.api import F32, F64, I32, I64, SGD, Batch, Histories, Objective, Optimizer, Rates, Side, Solver
+from factorstream.worker.kernels import (
+    cpu_als,
+    cpu_calibrate,
+    cpu_cg,
+    cpu_general,
+    cpu_implicit,
+    cpu_rows,
+    cpu_sgd,
+    cpu_start,
+    reference,
+)
+from factorstream.worker.kernels.api import (
+    F32,
+    F64,
+    I32,
+    I64,
+    SGD,
+    Batch,
+    Histories,
+    Objective,
+    Optimizer,
+    Rates,
+    Scored,
+    Side,
+    Solver,
+)
 from factorstream.worker.kernels.careful import solve_carefully
 from factorstream.worker.kernels.compiled import Int
 from factorstream.worker.kernels.cpu_fold import scratch
+from factorstream.worker.kernels.terms import N_TERMS, Memory, first_variances
 
 name = "cpu"
 
@@ -45,22 +70,25 @@ def sgd(
     objective: Objective,
     rates: Rates,
     optimizer: Optimizer = SGD,
-) -> F32:
+) -> Scored:
     """Learn from *batch*, one event after another (`api.Kernels.sgd`)."""
     flat_users, flat_items, batch = _side(users), _side(items), _batch(batch)
     if not objective.is_least_squares or optimizer.name != "sgd" or rates.power:
         return _sgd(users, items, batch, intercept, objective, rates, optimizer)
-    errors = np.empty(len(batch.ratings), np.float32)
+    n = len(batch.ratings)
+    scored = Scored(*np.empty((4, n), np.float32))
     room = scratch(max(_longest(batch.user_histories), _longest(batch.item_histories)), users.factors.shape[1])
     penalty = objective.penalty
     weights = cpu_sgd.Penalty(_scalar(penalty.user), _scalar(penalty.item), _scalar(penalty.bias), bool(penalty.weighted))
     steps, center = cpu_sgd.Rates(*map(_scalar, rates[:3])), _scalar(intercept)
-    done = cpu_sgd.learn(flat_users, flat_items, batch, 0, center, weights, steps, room, errors)
-    while done < len(errors):
+    done = cpu_sgd.learn(flat_users, flat_items, batch, 0, center, weights, steps, room, scored)
+    while done < n:
         event = _event(batch, done)
-        errors[done] = reference.sgd(users, items, event, intercept=intercept, objective=objective, rates=rates)[0]
-        done = cpu_sgd.learn(flat_users, flat_items, batch, done + 1, center, weights, steps, room, errors)
-    return errors
+        one = reference.sgd(users, items, event, intercept=intercept, objective=objective, rates=rates)
+        for column, found in zip(scored, one, strict=True):
+            column[done] = found[0]
+        done = cpu_sgd.learn(flat_users, flat_items, batch, done + 1, center, weights, steps, room, scored)
+    return scored
 
 
 def als(
@@ -84,10 +112,10 @@ def als(
 
 def _sgd(
     users: Side, items: Side, batch: Batch, intercept: float, objective: Objective, rates: Rates, optimizer: Optimizer
-) -> F32:
+) -> Scored:
     """Learn from *batch* whatever is asked for."""
     rank, longest = users.factors.shape[1], max(_longest(batch.user_histories), _longest(batch.item_histories))
-    errors = np.empty(len(batch.ratings), np.float32)
+    scored = Scored(*np.empty((4, len(batch.ratings)), np.float32))
     cpu_general.learn(
         *users,
         *items,
@@ -100,9 +128,9 @@ def _sgd(
         cpu_rows.room(longest, rank),
         cpu_general.own(rank),
         cpu_general.own(rank),
-        errors,
+        scored,
     )
-    return errors
+    return scored
 
 
 def _als(own: Side, other: Side, rows: I32, histories: Histories, intercept: float, objective: Objective, of_users: bool) -> F64:
@@ -190,6 +218,14 @@ def implicit(own: Side, other: Side, rows: I32, histories: Histories, gram: F64,
         one = rows[j : j + 1]
         gains[j] = reference.implicit(own, other, one, _entry(histories, j), gram, alpha=alpha, penalty=penalty)[0]
     return gains
+
+
+def calibrate(memory: Memory, scored: Scored, batch: Batch, timestamps_ms: I64, *, spread: float) -> F32:
+    """Correct each score, then learn from its rating (`api.Kernels.calibrate`)."""
+    errors, room = np.empty(len(batch.ratings), np.float32), np.empty((2, N_TERMS))
+    times = _column(timestamps_ms, np.int64)
+    cpu_calibrate.calibrate(memory, scored, _batch(batch), times, float(spread), first_variances(), room, errors)
+    return errors
 
 
 def initialize(side: Side, first: int, stop: int, *, seed: int, stream: int, deviation: float) -> None:

@@ -146,9 +146,9 @@ def learn(
     room: Any,
     user: Any,
     item: Any,
-    errors: Any,
+    scored: Any,
 ) -> None:
-    """Learn from *batch* in order, as `Kernels.sgd` says, and fill *errors*.
+    """Learn from *batch* in order, as `Kernels.sgd` says, and fill *scored*.
 
     *of_users* and *of_items* are `Moments`; *room*, *user* and *item* are worked on.
     """
@@ -157,9 +157,11 @@ def learn(
         n, m, x = np.int64(batch.user_rows[j]), np.int64(batch.item_rows[j]), np.float64(batch.ratings[j])
         read(p, b, n, user.old)
         read(q, c, m, item.old)
-        score = task.intercept + user.old[rank] + item.old[rank]
+        product = 0.0
         for k in range(rank):
-            score += user.old[k] * item.old[k]
+            product += user.old[k] * item.old[k]
+        score = task.intercept + user.old[rank] + item.old[rank] + product
+        scored.user_biases[j], scored.item_biases[j], scored.products[j] = user.old[rank], item.old[rank], product
         set_rates(user.rate, batch.user_counts[j], task.biased, stepping)
         set_rates(item.rate, batch.item_counts[j], task.biased, stepping)
         folds = has_history(batch.user_histories, j), has_history(batch.item_histories, j)
@@ -200,7 +202,7 @@ def learn(
         )
         write(of_user, p, b, n, user, stepping, of_users)
         write(of_item, q, c, m, item, stepping, of_items)
-        errors[j] = np.float32(x - score) if of_user != BAD and of_item != BAD else NAN
+        scored.errors[j] = np.float32(x - score) if of_user != BAD and of_item != BAD else NAN
 
 
 @inlined

@@ -58,9 +58,9 @@ class Step(NamedTuple):
 
 @bare
 def learn(
-    users: Any, items: Any, batch: Any, first: int, intercept: Any, penalty: Any, rates: Any, room: Any, errors: Any
+    users: Any, items: Any, batch: Any, first: int, intercept: Any, penalty: Any, rates: Any, room: Any, scored: Any
 ) -> int:
-    """Learn from *batch* in order, from event *first* on, as `Kernels.sgd` says, and fill *errors*.
+    """Learn from *batch* in order, from event *first* on, as `Kernels.sgd` says, and fill *scored*.
 
     Returns the event it stopped before, since its fold-in needs more than float32, or the length of the batch.
     *users* and *items* are flat; *room* is scratch for the longest history.
@@ -70,12 +70,12 @@ def learn(
         stop = next_history(batch, first, n)
         if stop > first:
             step_all(
-                users.factors, users.biases, items.factors, items.biases, batch, first, stop, intercept, penalty, rates, errors
+                users.factors, users.biases, items.factors, items.biases, batch, first, stop, intercept, penalty, rates, scored
             )
         if stop + SOON < n:
             ask_event(users.factors, users.biases, items.factors, items.biases, batch, stop + SOON)
         if stop == n or not fold(
-            users.factors, users.biases, items.factors, items.biases, batch, stop, intercept, penalty, rates, room, errors
+            users.factors, users.biases, items.factors, items.biases, batch, stop, intercept, penalty, rates, room, scored
         ):
             return stop
         first = stop + 1
@@ -98,7 +98,7 @@ def has_history(histories: Any, j: Int) -> bool:
 
 @inner
 def step_all(
-    p: Any, b: Any, q: Any, c: Any, batch: Any, first: int, stop: int, intercept: Any, penalty: Any, rates: Any, errors: Any
+    p: Any, b: Any, q: Any, c: Any, batch: Any, first: int, stop: int, intercept: Any, penalty: Any, rates: Any, scored: Any
 ) -> None:
     """Step both rows of each event from *first* to *stop*, none of which folds a row in."""
     rank, n = p.shape[0] // b.shape[0], len(batch.ratings)
@@ -124,7 +124,7 @@ def step_all(
             b[user], c[item] = new_bias, new_item_bias
         elif not step_carefully(p, b, np.int64(user), up, q, c, np.int64(item), down, rank):
             error = NAN
-        errors[j] = error
+        scored.errors[j], scored.user_biases[j], scored.item_biases[j], scored.products[j] = error, bias, item_bias, product
 
 
 @inner
@@ -211,7 +211,7 @@ def step_row(own: Any, biases: Any, row: Int, other: Any, other_row: Int, rank: 
 
 @inlined
 def fold(
-    p: Any, b: Any, q: Any, c: Any, batch: Any, j: Int, intercept: Any, penalty: Any, rates: Any, room: Any, errors: Any
+    p: Any, b: Any, q: Any, c: Any, batch: Any, j: Int, intercept: Any, penalty: Any, rates: Any, room: Any, scored: Any
 ) -> bool:
     """Solve the rows of event *j* that come with their history, and step the other; return whether float32 was good enough.
 
@@ -225,7 +225,8 @@ def fold(
     if fold_item and not solve(p, b, rank, batch.item_histories, j, intercept, penalty.item, penalty, room, room.new_item):
         return False
     product, user_norm, item_norm = dot_and_norms(p, user * rank, q, item * rank, rank)
-    error = batch.ratings[j] - (intercept + b[user] + c[item] + product)
+    bias, item_bias = b[user], c[item]
+    error = batch.ratings[j] - (intercept + bias + item_bias + product)
     user_rates, item_rates = rates_of(batch.user_counts[j], rates), rates_of(batch.item_counts[j], rates)
     taken_back = np.float32(0)
     if not fold_user:
@@ -245,7 +246,8 @@ def fold(
         put(room.new_user, rank, p, b, user)
     if fold_item:
         put(room.new_item, rank, q, c, item)
-    errors[j] = error if user_moves and item_moves else NAN
+    scored.errors[j] = error if user_moves and item_moves else NAN
+    scored.user_biases[j], scored.item_biases[j], scored.products[j] = bias, item_bias, product
     return True
 
 

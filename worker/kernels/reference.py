@@ -22,11 +22,15 @@ from factorstream.worker.kernels.api import (
     Objective,
     Optimizer,
     Rates,
+    Scored,
     Side,
     Solver,
 )
 from factorstream.worker.kernels.careful import minimum_norm
+from factorstream.worker.kernels.reference_calibrate import calibrate
 from factorstream.worker.kernels.reference_rows import problem_of, soft
+
+__all__ = ["als", "calibrate", "implicit", "initialize", "name", "sgd"]
 
 name = "reference"
 
@@ -40,16 +44,18 @@ def sgd(
     objective: Objective,
     rates: Rates,
     optimizer: Optimizer = SGD,
-) -> F32:
+) -> Scored:
     """Learn from *batch*, one event after another (`api.Kernels.sgd`)."""
-    errors = np.full(len(batch.ratings), np.nan)
+    scored = np.full((4, len(batch.ratings)), np.nan)
+    errors = scored[0]
     how = Steps(objective, rates, optimizer)
     for j, (user, item, rating) in enumerate(zip(batch.user_rows, batch.item_rows, batch.ratings, strict=True)):
         w, z = _row(users, user), _row(items, item)
         of_user, of_item = (_history(histories, j) for histories in (batch.user_histories, batch.item_histories))
         with np.errstate(all="ignore"):
-            score = intercept + w[-1] + z[-1] + w[:-1] @ z[:-1]
-            errors[j] = rating - score
+            product = w[:-1] @ z[:-1]
+            score = intercept + w[-1] + z[-1] + product
+            scored[:, j] = rating - score, w[-1], z[-1], product
             pull = how.slope(rating, score) * how.bound(w, z, batch, j, rating, score)
             learned = [
                 _learned(how, users, user, w, z, pull, batch.user_counts[j], items, of_user, intercept, of_users=True),
@@ -62,7 +68,7 @@ def sgd(
         if any(stays):
             errors[j] = np.nan
     with np.errstate(over="ignore"):
-        return errors.astype(np.float32)
+        return Scored(*scored.astype(np.float32))
 
 
 def als(

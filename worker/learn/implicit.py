@@ -121,7 +121,7 @@ class Implicit:
         users.add_news(accepted.user_rows[~short])
         memory.sides[ITEMS].add_news(accepted.item_rows)
         also = self._drain(model) if model.n_accepted + len(accepted) >= memory.due[0] else (NO_ROWS, NO_ROWS)
-        return Tested(targets, targets - scores, hits, *also)
+        return Tested(targets, targets - scores, None, hits, *also)
 
     def solve(self, model: Model, side: int, rows: NDArray[np.int32], *, afresh: bool = False) -> F64:
         """Set *rows* to the minimiser of the objective over each, exactly always, and the Gram matrix with them."""
@@ -144,6 +144,9 @@ class Implicit:
         own.restart(rows[held == 0], self._kernels, self._learning.deviation(model.level))
         kept[side].news[rows] = 0
         return gains
+
+    def forget(self, model: Model, side: int, row: int, others: NDArray[np.int32]) -> None:
+        """Nothing is remembered of single rows."""
 
     def end_sweep(self, model: Model) -> None:
         """Make both Gram matrices anew."""

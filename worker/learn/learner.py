@@ -144,8 +144,10 @@ class Learner:
         else:
             users, items = model.ratings.remove_item(item, time), np.array([item], np.int32)
         side, row = (USERS, user) if kind == Kind.FORGET_USER else (ITEMS, item)
+        others = items if side == USERS else users
+        self.rule.forget(model, side, row, others)
         self.rule.solve(model, side, np.array([row], np.int32), afresh=True)
-        self.rule.solve(model, ITEMS if side == USERS else USERS, _emptied(model, side, items if side == USERS else users))
+        self.rule.solve(model, ITEMS if side == USERS else USERS, _emptied(model, side, others))
         model.n_accepted += 1  # published rows change, so the position does
         entries = np.zeros(1, ENTRY)
         entries["kind"], entries["user"], entries["item"], entries["rating"], entries["time"] = kind, user, item, np.nan, time

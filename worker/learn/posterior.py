@@ -188,6 +188,9 @@ class Posterior:
         part.sums[side] += sums_of(told, histories, level.spread)
         return told.gains
 
+    def forget(self, model: Model, side: int, row: int, others: NDArray[np.int32]) -> None:
+        """What is remembered of rows is what solving makes anew."""
+
     def end_sweep(self, model: Model) -> None:
         """Estimate noise and priors from the sweep's sums."""
         part = remembered(model)

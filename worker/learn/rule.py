@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from factorstream.worker.kernels import filters
 from factorstream.worker.kernels.api import F32, F64, Kernels
+from factorstream.worker.learn import calibrator
+from factorstream.worker.learn.calibrator import Calibrated, Calibrator
 from factorstream.worker.learn.implicit import Implicit, Memory
 from factorstream.worker.learn.posterior import Posterior, Remembered
 from factorstream.worker.learn.settings import Learning
@@ -45,6 +47,9 @@ class Rule(Protocol):
         Returns: By how much each lowered the objective, ``(len(rows),)``.
         """
 
+    def forget(self, model: Model, side: int, row: int, others: NDArray[np.int32]) -> None:
+        """Remember nothing of *row* of *side*, whose ratings with *others* were just dropped; it is solved next."""
+
     def end_sweep(self, model: Model) -> None:
         """Estimate anew what is estimated once a sweep: every row has been solved since it was called last."""
 
@@ -54,13 +59,19 @@ class Rule(Protocol):
 
 def rule_of(learning: Learning, kernels: Kernels) -> Rule:
     """Return the rule that *learning* asks for."""
-    if learning.learner == "posterior":
-        return Posterior(kernels, filters(), learning)
-    return Implicit(kernels, learning) if learning.loss == "implicit" else Sgd(kernels, learning)
+    if learning.loss == "implicit":
+        return Implicit(kernels, learning)
+    rule: Rule = Posterior(kernels, filters(), learning) if learning.learner == "posterior" else Sgd(kernels, learning)
+    return Calibrated(rule, kernels) if learning.calibrate else rule
 
 
 def parts_of(learning: Learning, rank: int) -> Mapping[str, Callable[[], Part]]:
     """Return what makes each part of a model that the rule needs, by name."""
+    if learning.loss == "implicit":
+        return {Memory.NAME: lambda: Memory(rank)}
+    parts: dict[str, Callable[[], Part]] = {}
     if learning.learner == "posterior":
-        return {Remembered.NAME: lambda: Remembered(rank)}
-    return {Memory.NAME: lambda: Memory(rank)} if learning.loss == "implicit" else {}
+        parts[Remembered.NAME] = lambda: Remembered(rank)
+    if learning.calibrate:
+        parts[calibrator.NAME] = Calibrator
+    return parts

@@ -37,6 +37,8 @@ class Learning:
     """ALS visits that an accepted rating buys; 0: no sweeps."""
     block_visits: int
     """Ratings visited by one block, about."""
+    calibrate: bool = False
+    """Whether a calibrator corrects the scores."""
     loss: str = "squared"
     alpha: float = 1.0
     """Implicit: a pair's confidence is ``1 + alpha * rating``."""

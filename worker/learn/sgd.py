@@ -30,23 +30,15 @@ class Sgd:
         """Fold short rows in, step the others."""
         learning, level = self._learning, model.level
         self._grow(model, int(accepted.user_rows.max()) + 1, int(accepted.item_rows.max()) + 1)
-        errors = self._kernels.sgd(
+        scored = self._kernels.sgd(
             model.users.side,
             model.items.side,
-            Batch(
-                accepted.user_rows,
-                accepted.item_rows,
-                accepted.ratings,
-                accepted.user_counts,
-                accepted.item_counts,
-                accepted.user_histories,
-                accepted.item_histories,
-            ),
+            batch_of(accepted),
             intercept=level.intercept,
             objective=learning.objective(level),
             rates=learning.rates(level),
         )
-        return Tested(accepted.ratings, errors)
+        return Tested(accepted.ratings, scored.errors, scored)
 
     def solve(self, model: Model, side: int, rows: NDArray[np.int32], *, afresh: bool = False) -> F64:
         """Set *rows* to the objective's minimiser over each (ALS)."""
@@ -64,6 +56,9 @@ class Sgd:
             solver="exact" if afresh else self._learning.solver,
         )
 
+    def forget(self, model: Model, side: int, row: int, others: NDArray[np.int32]) -> None:
+        """Nothing else is remembered of rows."""
+
     def end_sweep(self, model: Model) -> None:
         """Nothing is estimated."""
 
@@ -76,3 +71,16 @@ class Sgd:
         deviation = self._learning.deviation(model.level)
         model.users.grow(n_users, self._kernels, deviation)
         model.items.grow(n_items, self._kernels, deviation)
+
+
+def batch_of(accepted: Accepted) -> Batch:
+    """Return *accepted* as kernels take it."""
+    return Batch(
+        accepted.user_rows,
+        accepted.item_rows,
+        accepted.ratings,
+        accepted.user_counts,
+        accepted.item_counts,
+        accepted.user_histories,
+        accepted.item_histories,
+    )

@@ -1,0 +1,212 @@
+"""The calibrator, compiled: a correction of each score and a step of recursive least squares, one rating after another."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from factorstream.worker.kernels import terms
+from factorstream.worker.kernels.compiled import Int, bare, inlined
+from factorstream.worker.kernels.terms import (
+    BURST,
+    BURST_MS,
+    DAY,
+    DAY_MS,
+    FIVE,
+    FIVE_BY_ITEM_BIAS,
+    FIVE_BY_ITEM_COUNT,
+    FIVE_BY_USER_BIAS,
+    HOUR,
+    HOUR_MS,
+    I_DAY,
+    I_HOUR,
+    I_TWENTY,
+    ITEM_BIAS,
+    ITEM_BIAS_WHILE_SHORT,
+    ITEM_COUNT,
+    ITEM_IS_NEW,
+    KEEP_FIVE,
+    KEEP_THIRTY,
+    KEEP_TWENTY,
+    LEVEL,
+    MINUTE,
+    MINUTE_MS,
+    MOST,
+    MOST_PART,
+    N_TERMS,
+    NOISE_SHARE,
+    PRODUCT,
+    PRODUCT_WHILE_SHORT,
+    STEADY_BURST,
+    STEADY_FIVE,
+    THIRTY,
+    THIRTY_BY_ITEM_COUNT,
+    TWENTY,
+    TYPICAL_COUNT,
+    U_BURST,
+    U_FIVE,
+    U_LAGGED,
+    U_LAST,
+    U_MINUTE,
+    U_POWER,
+    U_THIRTY,
+    USER_BIAS,
+    USER_BIAS_WHILE_SHORT,
+    USER_COUNT,
+    USER_IS_NEW,
+    WANDER,
+)
+
+OF_BURST, OF_MINUTE, OF_FIVE, OF_THIRTY = (terms.PSEUDO_COUNTS[name] for name in ("burst", "minute", "five", "thirty"))
+OF_HOUR, OF_DAY, OF_TWENTY, OF_STEADY = (terms.PSEUDO_COUNTS[name] for name in ("hour", "day", "twenty", "steady"))
+HUGE = 1e30
+
+
+@bare
+def calibrate(memory: Any, scored: Any, batch: Any, times: Any, spread: float, first: Any, room: Any, errors: Any) -> None:
+    """Fill *errors* and learn, as `api.Kernels.calibrate` says.
+
+    *first* are the weights' first variances; *room* is scratch, ``(2, N_TERMS)``.
+    """
+    g, gain = room[0], room[1]
+    for j in range(len(batch.user_rows)):
+        error: Any = np.float64(scored.errors[j])
+        errors[j] = scored.errors[j]
+        b, c = np.float64(scored.user_biases[j]), np.float64(scored.item_biases[j])
+        d: Any = np.float64(scored.products[j])
+        if not abs(error) + abs(b) + abs(c) + abs(d) < HUGE:
+            continue
+        user, item, now = np.int64(batch.user_rows[j]), np.int64(batch.item_rows[j]), times[j]
+        n, m = max(batch.user_counts[j] - 1, 0), max(batch.item_counts[j] - 1, 0)
+        whole = error + b + c + d
+        u, i = memory.users[user], memory.items[item]
+        if (n == 0 and u[U_FIVE + 1] == 0) or (m == 0 and i[I_TWENTY + 1] == 0):
+            d = 0.0
+        error = whole - b - c - d
+        age_user(u, now, memory.user_ms[user])
+        age_item(i, now, memory.item_ms[item])
+        fill_terms(g, u, i, n, m, b / spread, c / spread, d / spread, spread)
+        errors[j] = whole - spread * correct(memory, g, whole / spread, first, gain)
+        remember(u, i, within(error / spread, MOST), b / spread, c / spread, spread)
+        memory.user_ms[user] = max(memory.user_ms[user], now)
+        memory.item_ms[item] = max(memory.item_ms[item], now)
+        memory.newest_ms[0] = max(memory.newest_ms[0], now)
+
+
+@inlined
+def within(number: float, most: float) -> float:
+    """Return *number*, or the nearest that is not above *most*."""
+    return min(max(number, -most), most)
+
+
+@inlined
+def age_user(u: Any, now: Int, then: Int) -> None:
+    """Let time pass for a user's sums."""
+    passed = now - then
+    if passed > BURST_MS:
+        u[U_BURST] = 0
+        u[U_BURST + 1] = 0
+    if passed > 0:
+        kept = math.exp(-passed / MINUTE_MS)
+        u[U_MINUTE] *= kept
+        u[U_MINUTE + 1] *= kept
+
+
+@inlined
+def age_item(i: Any, now: Int, then: Int) -> None:
+    """Let time pass for an item's sums."""
+    passed = now - then
+    if passed > 0:
+        hour, day = math.exp(-passed / HOUR_MS), math.exp(-passed / DAY_MS)
+        i[I_HOUR] *= hour
+        i[I_HOUR + 1] *= hour
+        i[I_DAY] *= day
+        i[I_DAY + 1] *= day
+
+
+@inlined
+def mean(sums: Any, at: int, bias: float, pseudo_count: float, spread: float) -> float:
+    """Return a mean of residuals, in spreads; *bias* likewise."""
+    total, weight = np.float64(sums[at]) / spread, np.float64(sums[at + 1])
+    return within((total - bias * weight) / (weight + pseudo_count), MOST)
+
+
+@inlined
+def fill_terms(g: Any, u: Any, i: Any, n: Int, m: Int, b: float, c: float, d: float, spread: float) -> None:
+    """Fill *g*; b, c and d are in spreads."""
+    b, c, d = within(b, MOST_PART), within(c, MOST_PART), within(d, MOST_PART)
+    g[LEVEL] = 1
+    g[PRODUCT], g[USER_BIAS], g[ITEM_BIAS] = d, b, c
+    g[PRODUCT_WHILE_SHORT] = d / (1 + n / 20.0)
+    g[USER_BIAS_WHILE_SHORT] = b / (1 + n / 5.0)
+    g[ITEM_BIAS_WHILE_SHORT] = c / (1 + m / 5.0)
+    g[USER_COUNT], g[USER_IS_NEW] = math.log1p(n) / 5, 1 / (1.0 + n)
+    g[ITEM_COUNT], g[ITEM_IS_NEW] = math.log1p(m) / 5, 1 / (1.0 + m)
+    g[BURST] = mean(u, U_BURST, b, OF_BURST, spread)
+    g[MINUTE] = mean(u, U_MINUTE, b, OF_MINUTE, spread)
+    g[FIVE] = mean(u, U_FIVE, b, OF_FIVE, spread)
+    g[THIRTY] = mean(u, U_THIRTY, b, OF_THIRTY, spread)
+    steadiness = u[U_LAGGED] / (u[U_POWER] + OF_STEADY)
+    g[STEADY_BURST], g[STEADY_FIVE] = steadiness * g[BURST], steadiness * g[FIVE]
+    g[FIVE_BY_USER_BIAS], g[FIVE_BY_ITEM_BIAS] = b * g[FIVE], c * g[FIVE]
+    g[FIVE_BY_ITEM_COUNT] = (g[ITEM_COUNT] - TYPICAL_COUNT) * g[FIVE]
+    g[THIRTY_BY_ITEM_COUNT] = (g[ITEM_COUNT] - TYPICAL_COUNT) * g[THIRTY]
+    g[HOUR] = mean(i, I_HOUR, c, OF_HOUR, spread)
+    g[DAY] = mean(i, I_DAY, c, OF_DAY, spread)
+    g[TWENTY] = mean(i, I_TWENTY, c, OF_TWENTY, spread)
+
+
+@inlined
+def correct(memory: Any, g: Any, target: float, first: Any, gain: Any) -> float:
+    """Return ``Σ w g``; then take a step of recursive least squares towards *target*."""
+    weights, covariance = memory.weights, memory.covariance
+    found = 0.0
+    for k in range(N_TERMS):
+        found += weights[k] * g[k]
+        gain[k] = 0
+        if covariance[k, k] < first[k]:
+            covariance[k, k] += WANDER * first[k]
+    for r in range(N_TERMS):
+        for k in range(N_TERMS):
+            gain[k] += covariance[r, k] * g[r]
+    error = within(target - found, MOST)
+    memory.noise[0] += NOISE_SHARE * (error * error - memory.noise[0])
+    variance = memory.noise[0]
+    for k in range(N_TERMS):
+        variance += gain[k] * g[k]
+    if not memory.noise[0] < variance < HUGE:  # rounding has used the covariance up
+        for r in range(N_TERMS):
+            for k in range(N_TERMS):
+                covariance[r, k] = first[r] if r == k else 0.0
+        return found
+    inverse = 1 / variance
+    for k in range(N_TERMS):
+        weights[k] += gain[k] * error * inverse
+    for r in range(N_TERMS):
+        for k in range(N_TERMS):
+            covariance[r, k] -= gain[r] * gain[k] * inverse  # the same bits for (r, k) and (k, r)
+    return found
+
+
+@inlined
+def remember(u: Any, i: Any, residual: float, b: float, c: float, spread: float) -> None:
+    """Add a rating's residual to the sums of both rows; it and the biases are in spreads."""
+    of_user = (residual + within(b, MOST_PART)) * spread
+    of_item = (residual + within(c, MOST_PART)) * spread
+    u[U_FIVE] *= KEEP_FIVE
+    u[U_FIVE + 1] *= KEEP_FIVE
+    u[U_THIRTY] *= KEEP_THIRTY
+    u[U_THIRTY + 1] *= KEEP_THIRTY
+    i[I_TWENTY] *= KEEP_TWENTY
+    i[I_TWENTY + 1] *= KEEP_TWENTY
+    for at in (U_BURST, U_MINUTE, U_FIVE, U_THIRTY):
+        u[at] += of_user
+        u[at + 1] += 1
+    for at in (I_HOUR, I_DAY, I_TWENTY):
+        i[at] += of_item
+        i[at + 1] += 1
+    u[U_LAGGED] += residual * u[U_LAST]
+    u[U_POWER] += residual * residual
+    u[U_LAST] = residual
