@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "evaluation": {"history", "state", "model", "learn", "tick", "client"},
     "fitting": {"model", "learn", "kernels"},
     "tuning": set(),
+    "plots": set(),
     "backfill": {"ports", "state", "identities", "model", "client"},
     "verification": {"adapters", "checkpoint", "model", "learn", "kernels"},
     "adapters": {"ports", "checkpoint", "model", "learn", "tick", "client"},
@@ -51,6 +52,7 @@ MAY_IMPORT = {
         "evaluation",
         "fitting",
         "tuning",
+        "plots",
         "verification",
         "history",
         "config",
@@ -72,6 +74,7 @@ ONLY_IN = {
     "triton": KERNELS,
     "typer": ("factorstream.worker.cli",),
     "rich": ("factorstream.worker.cli",),
+    "matplotlib": ("factorstream.worker.plots",),
     "optuna": ("factorstream.worker.tuning",),
     "pydantic_settings": ("factorstream.worker.config",),
 }

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from factorstream.worker.cli import checkpoint, config, demo, evaluate, fit, get, replay, run, services, similar, top, tune
+from factorstream.worker.cli import checkpoint, config, demo, evaluate, fit, get, plot, replay, run, services, similar, top, tune
 from factorstream.worker.cli.printing import complain
 from factorstream.worker.errors import FactorstreamError
 
@@ -22,6 +22,7 @@ app.command()(similar.similar)
 app.command()(get.get)
 app.command()(config.config)
 app.command()(demo.demo)
+app.add_typer(plot.app, name="plot")
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(services.app, name="services")
 
