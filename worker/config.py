@@ -239,17 +239,11 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _loss_makes_sense(self) -> Self:
-        if self.model.loss == "implicit":
-            if self.als.weighted:
-                raise ValueError(
-                    "als.weighted = true does not go with model.loss = 'implicit': its objective runs over all pairs, "
-                    "so every row has as many terms; leave als.weighted out"
-                )
-            if (self.model.rating_min or 0.0) < 0:
-                raise ValueError(
-                    f"model.rating_min = {self.model.rating_min} does not go with model.loss = 'implicit': strengths of clicks "
-                    "are running totals, at least 0; leave rating_min out"
-                )
+        if self.model.loss == "implicit" and (self.model.rating_min or 0.0) < 0:
+            raise ValueError(
+                f"model.rating_min = {self.model.rating_min} does not go with model.loss = 'implicit': strengths of clicks "
+                "are running totals, at least 0; leave rating_min out"
+            )
         return self
 
 

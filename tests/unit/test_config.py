@@ -26,6 +26,7 @@ def test_the_stronger_source_wins(tmp_path):
         ("model.rank=0", "greater than or equal to 1"),
         ("model.name=a b", "model.name = 'a b'"),
         ("als.lambda_user=-1", "als.lambda_user = '-1'"),
+        ("implicit.alpha=0", "greater than 0"),
         ("model.device=gpu", "'auto', 'cpu' or 'cuda'"),
     ],
 )
@@ -72,3 +73,10 @@ def test_the_reference_has_every_setting_explained_and_loads_to_the_defaults(tmp
     assert all(keys().values()), "every setting says what it means"
     content = tomllib.loads(reference().replace("# learning_rate", "learning_rate"))
     assert "learning_rate" in content["sgd"]
+
+
+def test_settings_that_make_no_sense_together_are_refused_with_the_reason():
+    with pytest.raises(
+        UserMistake, match=r"^model\.rating_min = -1\.0 does not go with model\.loss = 'implicit': strengths .* at least 0"
+    ):
+        load(None, ["model.loss=implicit", "model.rating_min=-1"], {})

@@ -225,9 +225,13 @@ def _fitted(history: History, settings: Settings, asked: Asked, *, as_json: bool
 def _begun(history: History, settings: Settings, asked: Asked) -> tuple[Model, Iterator[Iteration]]:
     """Return a model with its ratings and its start, and the iterations that will fit it."""
     from factorstream.worker import fitting
+    from factorstream.worker.evaluation import check_ratings
     from factorstream.worker.wiring import fresh_model, kernels_of, learning_of
 
     kernels, learning, seed = kernels_of(settings), learning_of(settings), settings.model.seed
+    check_ratings(learning, history.ratings)
+    if learning.loss == "implicit" and (asked.method != "als" or asked.start == "svd"):
+        raise UserMistake("model.loss = 'implicit' runs over all pairs, which only als solves, from a random start or a file's")
     parts = _parts(history, asked, seed)
     if asked.method != "svd":
         fitting.warm_up(settings.model.rank, kernels, learning, asked.method)
@@ -287,10 +291,18 @@ def _write(model: Model, history: History, settings: Settings, asked: Asked, che
         backfill.write(state, checkpoints, seen_items=seen, platform=kernels.platform(), created_ms=wall_ms())
 
 
+def _told(iteration: Iteration) -> dict[str, object]:
+    facts = asdict(iteration)
+    del facts["holdout_ranking"]
+    if iteration.holdout_ranking is not None:
+        facts |= {f"holdout_{name}": value for name, value in iteration.holdout_ranking._asdict().items()}
+    return facts
+
+
 def _result(asked: Asked, done: list[Iteration], model: Model, history: History) -> dict[str, object]:
     return {
         "method": asked.method,
-        "iterations": list(map(asdict, done)),
+        "iterations": list(map(_told, done)),
         "n_ratings": model.ratings.n_ratings,
         "n_users": len(history.user_names),
         "n_items": len(history.item_names),
@@ -301,11 +313,12 @@ def _result(asked: Asked, done: list[Iteration], model: Model, history: History)
 
 def _summary(asked: Asked, done: list[Iteration], model: Model) -> str:
     seconds = sum(iteration.seconds for iteration in done)
-    rmse = done[-1].holdout_rmse
+    rmse, ranking = done[-1].holdout_rmse, done[-1].holdout_ranking
     passes = "1 pass" if len(done) == 1 else f"{len(done)} passes"
     return (
         f"{asked.method}: {model.ratings.n_ratings:,} ratings, {passes} in {seconds:.2f} s"
         + ("" if rmse is None else f", holdout RMSE {rmse:.4f}")
+        + ("" if ranking is None else f", recall@10 {ranking.recall_at_10:.4f}, nDCG@10 {ranking.ndcg_at_10:.4f}")
         + ("" if asked.out is None else f"; written to {asked.out}")
         + ("" if asked.checkpoint is None else f"; to go on from it: factorstream run --set checkpoint.dir={asked.checkpoint}")
     )

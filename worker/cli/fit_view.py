@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def line(number: int, iteration: Iteration) -> str:
     """Return what one iteration did."""
     rmse = "" if iteration.holdout_rmse is None else f"   holdout RMSE {iteration.holdout_rmse:.4f}"
-    return f"{number:3}   objective {iteration.objective:.6g}{rmse}   {iteration.seconds:.3f} s"
+    ranking = "" if iteration.holdout_ranking is None else f"   recall@10 {iteration.holdout_ranking.recall_at_10:.4f}"
+    return f"{number:3}   objective {iteration.objective:.6g}{rmse}{ranking}   {iteration.seconds:.3f} s"
 
 
 def course(done: list[Iteration]) -> list[str]:

@@ -97,7 +97,7 @@ def fit_svd(
         take(model, triplets)
         seconds = time.perf_counter() - began
         left = max(0.0, matrix.squares - float(triplets.sigma @ triplets.sigma))
-        yield Iteration(0.5 * left, seconds, rmse(model, holdout))
+        yield Iteration(0.5 * left, seconds, rmse(model, learning, holdout))
         began = time.perf_counter()
 
 

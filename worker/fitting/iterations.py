@@ -11,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorstream.worker.errors import UserMistake
+from factorstream.worker.fitting.ranking import Ranking, ranking
 from factorstream.worker.fitting.splits import BLOCK_VISITS, NEVER, user_blocks
-from factorstream.worker.kernels.api import Batch, Histories, Kernels, Rates
-from factorstream.worker.kernels.objective import errors, penalties
+from factorstream.worker.kernels.api import Batch, Histories, Kernels, Penalty, Rates
+from factorstream.worker.kernels.gram import gram_of
+from factorstream.worker.kernels.objective import errors, over_all_pairs, penalties
+from factorstream.worker.learn.learner import new_model
 from factorstream.worker.learn.rule import rule_of
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.model.level import Level
@@ -46,6 +49,8 @@ class Iteration:
     """Of learning alone."""
     holdout_rmse: float | None
     """Predictions clipped to the range of the training ratings; None when nothing is held out."""
+    holdout_ranking: Ranking | None = None
+    """Implicit loss."""
 
 
 def prepare(model: Model, training: Ratings, kernels: Kernels, learning: Learning) -> None:
@@ -54,7 +59,7 @@ def prepare(model: Model, training: Ratings, kernels: Kernels, learning: Learnin
     Rows without ratings are zero: their prior.
     """
     model.ratings = training
-    model.level = _level(training, model.level)
+    model.level = _level(training, model.level) if model.level.centred else replace(model.level, n=training.n_ratings)
     deviation = learning.deviation(model.level)
     for rows, counts in ((model.users, training.user_counts), (model.items, training.item_counts)):
         rows.grow(len(counts), kernels, deviation)
@@ -63,7 +68,7 @@ def prepare(model: Model, training: Ratings, kernels: Kernels, learning: Learnin
 
 def learning_of_all(learning: Learning, level: Level) -> Learning:
     """Return *learning* with the λ of a whole history where none is set; *level* is that of its ratings."""
-    if learning.weighted:
+    if learning.weighted or learning.loss == "implicit":
         return learning
     user = LAMBDA * level.spread if learning.lambda_user is None else learning.lambda_user
     item = LAMBDA * level.spread if learning.lambda_item is None else learning.lambda_item
@@ -104,38 +109,71 @@ def fit(
             raise UserMistake(
                 f"the model diverged ({method}): lower sgd.learning_rate, or raise als.lambda_user and als.lambda_item"
             )
-        yield Iteration(value, seconds, rmse(model, holdout))
+        ranked = ranking(model, holdout) if learning.loss == "implicit" else None
+        yield Iteration(value, seconds, rmse(model, learning, holdout), ranked)
         if until_converged and abs(before - value) < CONVERGED * abs(value):
             return
         before = value
 
 
 def objective(model: Model, learning: Learning) -> float:
-    """Return ``Σ ½ (x − s)² + Σ ½ λ |·|²`` over the ratings held."""
+    """Return ``Σ ½ (x − s)² + Σ ½ λ |·|²`` over the ratings held; with the implicit loss over all pairs, confidence-weighted."""
     penalty = learning.penalty(model.level)
+    if learning.loss == "implicit":
+        return _implicit_objective(model, learning, penalty)
     losses = 0.0
     for block in user_blocks(model.ratings):
-        off = _errors(model, block)
+        off = _errors(model, learning, block)
         losses += 0.5 * float(off @ off)
     users = penalties(model.users.side, model.ratings.user_counts, penalty.user, penalty.bias, weighted=penalty.weighted)
     items = penalties(model.items.side, model.ratings.item_counts, penalty.item, penalty.bias, weighted=penalty.weighted)
     return losses + users + items
 
 
-def rmse(model: Model, held_out: Held) -> float | None:
+def _implicit_objective(model: Model, learning: Learning, penalty: Penalty) -> float:
+    ratings = model.ratings
+    users = gram_of(model.users.factors, ratings.user_counts > 0)
+    items = gram_of(model.items.factors, ratings.item_counts > 0)
+    blocks = [(_errors(model, learning, block), block.ratings) for block in user_blocks(ratings)]
+    off, held = np.concatenate([off for off, _ in blocks]), np.concatenate([held for _, held in blocks])
+    norms = [
+        penalty.on(users=on_users)[0]
+        * float(_confidences(model, learning, on_users) @ (own.factors.astype(np.float64) ** 2).sum(1))
+        for on_users, own in ((True, model.users), (False, model.items))
+    ]
+    return over_all_pairs(off, held, learning.alpha, users, items) + 0.5 * sum(norms)
+
+
+def _confidences(model: Model, learning: Learning, on_users: bool) -> NDArray[np.float64]:
+    """Return how often λ counts for each row; not at all where it holds nothing."""
+    ratings = model.ratings
+    held, across = ratings.user_counts, ratings.item_counts
+    if not on_users:
+        held, across = across, held
+    weights = np.ones(len(held))
+    if learning.weighted:
+        strengths = np.zeros(len(held))
+        for block in user_blocks(ratings):
+            rows = block.user_rows if on_users else block.item_rows
+            strengths += np.bincount(rows, block.ratings, len(held))
+        weights = np.count_nonzero(across) + learning.alpha * strengths
+    return weights * (held > 0)
+
+
+def rmse(model: Model, learning: Learning, held_out: Held) -> float | None:
     """Return the root mean square error, predictions clipped to the model's range; None for no ratings."""
     if not len(held_out.ratings):
         return None
-    ratings = held_out.ratings.astype(np.float64)
-    predictions = np.clip(ratings - _errors(model, held_out), model.level.lowest, model.level.highest)
-    return float(np.sqrt(np.mean((ratings - predictions) ** 2)))
+    targets = learning.targets(held_out.ratings).astype(np.float64)
+    predictions = np.clip(targets - _errors(model, learning, held_out), model.level.lowest, model.level.highest)
+    return float(np.sqrt(np.mean((targets - predictions) ** 2)))
 
 
 def warm_up(rank: int, kernels: Kernels, learning: Learning, method: Method) -> None:
     """Compile, or load, what `fit` runs, on a model that is thrown away."""
     rows = np.arange(64, dtype=np.int32)
     entries = Held(rows, rows % 8, (rows % 3).astype(np.float32), np.zeros(64, np.int64))
-    model = Model(rank, 0)
+    model = new_model(learning, rank, 0)
     held = Ratings.from_entries(entries, user_floor_ms=np.full(64, NEVER), item_floor_ms=np.full(8, NEVER))
     prepare(model, held, kernels, learning)
     for _ in fit(model, kernels, learning, entries, method=method, n_iterations=1, seed=0):
@@ -165,15 +203,17 @@ def _level(ratings: Ratings, before: Level) -> Level:
     )
 
 
-def _errors(model: Model, entries: Held) -> NDArray[np.float64]:
+def _errors(model: Model, learning: Learning, entries: Held) -> NDArray[np.float64]:
+    targets = learning.targets(entries.ratings)
     return errors(
-        model.users.side, model.items.side, entries.user_rows, entries.item_rows, entries.ratings, intercept=model.level.intercept
+        model.users.side, model.items.side, entries.user_rows, entries.item_rows, targets, intercept=model.level.intercept
     )
 
 
 def _solver(model: Model, kernels: Kernels, learning: Learning) -> Callable[[int], None]:
     """Return what solves all rows."""
     rule = rule_of(learning, kernels)
+    rule.take_over(model)
 
     def solve_all(number: int) -> None:
         for side, counts in ((USERS, model.ratings.user_counts), (ITEMS, model.ratings.item_counts)):

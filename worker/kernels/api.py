@@ -236,13 +236,13 @@ class Kernels(Protocol):
         """
 
     def implicit(
-        self, own: Side, other: Side, rows: I32, histories: Histories, gram: F64, *, alpha: float, penalty: float
+        self, own: Side, other: Side, rows: I32, histories: Histories, gram: F64, *, alpha: float, penalties: F32
     ) -> F64:
         """Set each of *rows* to the minimiser, over that row, of the objective over *all* pairs, against *other* as it is.
 
         With preferences p = 1 where a rating x > 0 is held and 0 elsewhere, scores s = u·v, without biases and intercept:
 
-            ½ Σ_nm (1 + α x_nm) (p_nm − s_nm)² + ½ λ_user Σ |u|² + ½ λ_item Σ |v|²
+            ½ Σ_nm (1 + α x_nm) (p_nm − s_nm)² + ½ Σ_n λ_n |u_n|² + ½ Σ_m λ_m |v_m|²
 
         ``(VᵀV + Σ α x v vᵀ + λ I) u = Σ (1 + α x) v``, the sums over the row's ratings above 0; λ = 0 gives the solution of
         minimum norm. A row with an empty history becomes zero. A solution that is not finite leaves its row. No row is in
@@ -251,6 +251,7 @@ class Kernels(Protocol):
         Args:
             histories: Ratings are at least 0.
             gram: ``VᵀV``, ``(K, K)``: over the rows of *other* that count.
+            penalties: λ of each of *rows*, ``(len(rows),)``.
 
         Returns: ``(len(rows),)``, by how much each row's solve lowered the objective, ≥ 0 (``½ Δᵀ A Δ``), ∞ for a row that was
         not finite, 0 for one that was left.

@@ -200,23 +200,25 @@ def _by_factoring(task: Task, counts: I64, entries: I64, gains: F64, careful: ND
     _in_threads(solve_groups, int(counts[entries].sum()) * rank)
 
 
-def implicit(own: Side, other: Side, rows: I32, histories: Histories, gram: F64, *, alpha: float, penalty: float) -> F64:
+def implicit(own: Side, other: Side, rows: I32, histories: Histories, gram: F64, *, alpha: float, penalties: F32) -> F64:
     """Solve each of *rows* over all pairs (`api.Kernels.implicit`)."""
     flat_own, flat_other, rows, histories = _side(own), _side(other), _int32(rows), _histories(histories)
     rank, counts = own.factors.shape[1], np.diff(histories.starts)
-    gains, careful = np.zeros(len(rows)), np.full(len(rows), penalty <= 0)
+    gains, careful = np.zeros(len(rows)), penalties <= 0
     groups, taken = cpu_implicit.groups(counts), np.zeros(1, np.int64)
-    flat_gram, numbers = cpu_implicit.padded_gram(gram), (_scalar(alpha), _scalar(penalty))
+    flat_gram, weights = cpu_implicit.padded_gram(gram), _float32(penalties)
 
     def work() -> None:
         room = cpu_implicit.room(rank)
-        cpu_implicit.solve_groups(flat_own, flat_other, rows, histories, groups, taken, flat_gram, *numbers, room, gains, careful)
+        cpu_implicit.solve_groups(
+            flat_own, flat_other, rows, histories, groups, taken, flat_gram, _scalar(alpha), weights, room, gains, careful
+        )
 
-    if penalty > 0:
+    if not careful.all():
         _in_threads(work, (int(counts.sum()) + rank * len(rows)) * rank)
     for j in np.flatnonzero(careful):
         one = rows[j : j + 1]
-        gains[j] = reference.implicit(own, other, one, _entry(histories, j), gram, alpha=alpha, penalty=penalty)[0]
+        gains[j] = reference.implicit(own, other, one, _entry(histories, j), gram, alpha=alpha, penalties=penalties[j : j + 1])[0]
     return gains
 
 

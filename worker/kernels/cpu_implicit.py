@@ -39,8 +39,8 @@ LEAST = np.float32(1e-30)
 
 ONE = np.float32(1)
 
-GAIN, WEAKNESS = range(2)
-"""Rows of `Room.totals`: h·A⁻¹h, and what a lane's weakest pivot lost."""
+GAIN, WEAKNESS, PENALTY = range(3)
+"""Rows of `Room.totals`: h·A⁻¹h, what a lane's weakest pivot lost, and its λ."""
 
 
 class Room(NamedTuple):
@@ -63,7 +63,7 @@ class Room(NamedTuple):
     new: NDArray[np.float32]
     """``(padded(K),)``."""
     totals: NDArray[np.float32]
-    """``(2, LANES)``."""
+    """``(3, LANES)``."""
 
 
 def room(rank: int) -> Room:
@@ -81,7 +81,7 @@ def room(rank: int) -> Room:
         column,
         LANES * vector,
         vector,
-        2 * LANES,
+        3 * LANES,
     )
     return Room(*(np.zeros(size, np.float32) for size in sizes))
 
@@ -112,7 +112,7 @@ def solve_groups(
     counter: Any,
     gram: Any,
     alpha: Any,
-    penalty: Any,
+    penalties: Any,
     room: Any,
     gains: Any,
     careful: Any,
@@ -125,7 +125,7 @@ def solve_groups(
         number = take_number(counter)
         if number >= groups.shape[0]:
             return
-        solve_group(own, other, rows, histories, groups[number], gram, alpha, penalty, room, gains, careful)
+        solve_group(own, other, rows, histories, groups[number], gram, alpha, penalties, room, gains, careful)
 
 
 @inlined
@@ -137,7 +137,7 @@ def solve_group(
     group: Any,
     gram: Any,
     alpha: Any,
-    penalty: Any,
+    penalties: Any,
     room: Any,
     gains: Any,
     careful: Any,
@@ -146,14 +146,16 @@ def solve_group(
     rank = own.factors.shape[0] // own.biases.shape[0]
     vector, height = padded(rank), (rank + BLOCK - 1) // BLOCK * BLOCK
     for lane in range(LANES):
+        room.totals[PENALTY * LANES + lane] = 1
         system = lane * (vector + 2) * vector
         copy_padded(gram, 0, vector * vector, room.systems, system)
         clear(room.systems, system + vector * vector, 2 * vector)
         if group[lane] >= 0:
             load_old(own, np.int64(rows[group[lane]]) * rank, rank, room, lane)
-            sum_row(other, rank, histories, group[lane], gram, alpha, penalty, room, lane)
+            room.totals[PENALTY * LANES + lane] = penalties[group[lane]]
+            sum_row(other, rank, histories, group[lane], gram, alpha, penalties[group[lane]], room, lane)
     turn(room, vector, height)
-    add_penalty(room, rank, height, penalty)
+    add_penalties(room, rank, height)
     factor(room.lanes, height)
     take_border(room, height)
     for p in range(height - 1, -1, -1):
@@ -202,12 +204,12 @@ def sum_row(other: Any, rank: int, histories: Any, entry: Int, gram: Any, alpha:
 
 
 @inlined
-def add_penalty(room: Any, rank: int, height: int, penalty: Any) -> None:
+def add_penalties(room: Any, rank: int, height: int) -> None:
     """Add λ to every lane's diagonal, and make what is beyond K the identity."""
     for k in range(height):
         place = k * (k + 3) // 2 * LANES
         for lane in range(LANES):
-            room.lanes[place + lane] += penalty if k < rank else ONE
+            room.lanes[place + lane] += room.totals[PENALTY * LANES + lane] if k < rank else ONE
             room.diagonal[k * LANES + lane] = room.lanes[place + lane]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorstream.worker.kernels.api import F32, F64, I32
-from factorstream.worker.kernels.compiled import bare
+from factorstream.worker.kernels.compiled import Int, bare
 
 
 def gram_of(factors: F32, counted: NDArray[np.bool_]) -> F64:
@@ -28,13 +28,15 @@ def _add_rows(gram: F64, factors: F32, counted: NDArray[np.bool_]) -> None:
 
 
 @bare
-def replace_rows(gram: F64, factors: F32, counted: NDArray[np.bool_], rows: I32, new: F32, held: I32) -> None:
+def replace_rows(gram: F64, factors: F32, counted: NDArray[np.bool_], rows: I32, new: F32, held: I32) -> Int:
     """Put ``new[j]`` in the place of row ``rows[j]``, one after another, in *factors* and in *gram*.
 
     A row counts from now on if ``held[j]``, the number of its ratings, is above 0. What an old row that is not finite has added
     cannot be taken back: a new `gram_of` heals that.
+
+    Returns: How many more rows count than before.
     """
-    rank = factors.shape[1]
+    rank, n_more = factors.shape[1], 0
     for j in range(rows.shape[0]):
         row = rows[j]
         finite = True
@@ -50,4 +52,6 @@ def replace_rows(gram: F64, factors: F32, counted: NDArray[np.bool_], rows: I32,
                 gram[a, b] += new_scale * np.float64(new[j, b]) - old_scale * np.float64(factors[row, b])
         for a in range(rank):
             factors[row, a] = new[j, a]
+        n_more += (1 if held[j] > 0 else 0) - (1 if counted[row] else 0)
         counted[row] = held[j] > 0
+    return n_more

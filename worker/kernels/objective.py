@@ -27,6 +27,13 @@ def _fill_errors(
         found[j] = np.float64(ratings[j]) - score
 
 
+def over_all_pairs(off: F64, ratings: F32, alpha: float, users_gram: F64, items_gram: F64) -> float:
+    """Return ``½ Σ (1 + α x) (p − s)²`` over all pairs, of which *off* are ``p − s`` where *ratings* are held, else x = p = 0."""
+    preferred = (ratings > 0).astype(np.float64)
+    observed = (1 + alpha * ratings.astype(np.float64)) @ off**2 - ((preferred - off) ** 2).sum()
+    return 0.5 * float(np.sum(users_gram * items_gram) + observed)
+
+
 def penalties(side: Side, counts: I32, penalty: float, bias_penalty: float, *, weighted: bool) -> float:
     """Return ``Σ ½ λ_n |u_n|² + Σ ½ μ_n b_n²`` of the first ``len(counts)`` rows; *counts* are the ratings of each."""
     n = len(counts)

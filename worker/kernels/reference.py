@@ -94,14 +94,14 @@ def als(
     return gains
 
 
-def implicit(own: Side, other: Side, rows: I32, histories: Histories, gram: F64, *, alpha: float, penalty: float) -> F64:
+def implicit(own: Side, other: Side, rows: I32, histories: Histories, gram: F64, *, alpha: float, penalties: F32) -> F64:
     """Solve each of *rows* over all pairs (`api.Kernels.implicit`)."""
     gains = np.zeros(len(rows))
     for j, row in enumerate(rows):
         others, ratings = _history(histories, j)
         vectors, weights = other.factors[others].astype(np.float64), alpha * ratings.astype(np.float64)
         with np.errstate(all="ignore"):
-            matrix = gram + (vectors.T * weights) @ vectors + penalty * np.eye(len(gram))
+            matrix = gram + (vectors.T * weights) @ vectors + float(penalties[j]) * np.eye(len(gram))
             right = (1 + weights) * (ratings > 0) @ vectors
             new = minimum_norm(matrix, right).astype(np.float32) if np.isfinite(matrix).all() else np.nan
         if np.isfinite(new).all():

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels.api import F32, F64, Kernels, Side
+from factorstream.worker.kernels.api import F32, F64, Histories, Kernels, Side
 from factorstream.worker.kernels.gram import gram_of, replace_rows
 from factorstream.worker.kernels.memory import reserve
 from factorstream.worker.kernels.ranking import N_SAMPLED, Clicks, rank_clicks
@@ -36,6 +36,8 @@ class Kept:
         """By row: whether it was solved since it holds ratings. Others are as they began, and zero to readers."""
         self.news = cast(NDArray[np.int32], reserve((), np.int32))
         """By row: its ratings since it was solved, for rows that go through the queue."""
+        self.n = 0
+        """Rows that count."""
         self.queue = NO_ROWS
         """Rows with news since the last drain."""
 
@@ -80,6 +82,7 @@ class Memory:
         for side, (name, kept) in enumerate(zip(("users", "items"), self.sides, strict=True)):
             n = self._n_rows[side] = len(tables[f"{name}.counts"])
             kept.counts[:n], kept.news[:n] = tables[f"{name}.counts"], tables[f"{name}.news"]
+            kept.n = int(np.count_nonzero(kept.counts[:n]))
             kept.queue, kept.gram = tables[f"{name}.queue"].copy(), tables[f"{name}.gram"].copy()
 
 
@@ -97,6 +100,17 @@ class Implicit:
         self._kernels = kernels
         self._learning = learning
 
+    def take_over(self, model: Model) -> None:
+        """Make both Gram matrices of the rows that hold ratings; give the others the start that they need to be learned."""
+        memory = memory_of(model)
+        memory.grow(model.users.n, model.items.n)
+        for side, held in ((USERS, model.ratings.user_counts), (ITEMS, model.ratings.item_counts)):
+            memory.sides[side].counts[: len(held)] = held > 0
+            memory.sides[side].n = int(np.count_nonzero(held))
+            empty = np.flatnonzero(held == 0).astype(np.int32)
+            table_of(model, side).restart(empty, self._kernels, self._learning.deviation(model.level))
+        self.end_sweep(model)
+
     def until_due(self, model: Model) -> int | None:
         """Return how many ratings are left until the queue is drained."""
         return max(1, int(memory_of(model).due[0]) - model.n_accepted)
@@ -110,7 +124,7 @@ class Implicit:
         solved = self._solved_users(model, accepted)
         scores, hits = self._tested(model, accepted, solved, short, n_known)
         users = memory.sides[USERS]
-        replace_rows(
+        users.n += replace_rows(
             users.gram,
             model.users.side.factors,
             users.counts,
@@ -120,7 +134,8 @@ class Implicit:
         )
         users.add_news(accepted.user_rows[~short])
         memory.sides[ITEMS].add_news(accepted.item_rows)
-        also = self._drain(model) if model.n_accepted + len(accepted) >= memory.due[0] else (NO_ROWS, NO_ROWS)
+        n_accepted = model.n_accepted + len(accepted)
+        also = self._drain(model, n_accepted) if n_accepted >= memory.due[0] else (NO_ROWS, NO_ROWS)
         return Tested(targets, targets - scores, None, hits, *also)
 
     def solve(self, model: Model, side: int, rows: NDArray[np.int32], *, afresh: bool = False) -> F64:
@@ -130,17 +145,18 @@ class Implicit:
         own, other, kept = table_of(model, side), table_of(model, 1 - side), memory_of(model).sides
         ratings = model.ratings
         held = (ratings.user_counts if side == USERS else ratings.item_counts)[rows]
+        histories = ratings.histories_of_users(rows) if side == USERS else ratings.histories_of_items(rows)
         new = Side(own.factors[rows], own.biases[rows])
         gains = self._kernels.implicit(
             new,
             other.side,
             np.arange(len(rows), dtype=np.int32),
-            ratings.histories_of_users(rows) if side == USERS else ratings.histories_of_items(rows),
+            histories,
             kept[1 - side].gram,
             alpha=self._learning.alpha,
-            penalty=self._penalty(model, side),
+            penalties=self._penalties(model, side, histories),
         )
-        replace_rows(kept[side].gram, own.side.factors, kept[side].counts, rows, new.factors, held)
+        kept[side].n += replace_rows(kept[side].gram, own.side.factors, kept[side].counts, rows, new.factors, held)
         own.restart(rows[held == 0], self._kernels, self._learning.deviation(model.level))
         kept[side].news[rows] = 0
         return gains
@@ -170,7 +186,7 @@ class Implicit:
             accepted.user_histories,
             memory_of(model).sides[ITEMS].gram,
             alpha=self._learning.alpha,
-            penalty=self._penalty(model, USERS),
+            penalties=self._penalties(model, USERS, accepted.user_histories),
         )
         return new.factors
 
@@ -202,24 +218,41 @@ class Implicit:
         )
         return scores, hits
 
-    def _drain(self, model: Model) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    def _drain(self, model: Model, n_accepted: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Solve queued users, then items, that are due; return which."""
         memory = memory_of(model)
         due = []
         for side, held in ((USERS, model.ratings.user_counts), (ITEMS, model.ratings.item_counts)):
             due.append(memory.sides[side].take_due(held, VISITS[side]))
             self.solve(model, side, due[-1])
-        memory.due += DRAIN
+        memory.due[0] = n_accepted + DRAIN
         return due[USERS], due[ITEMS]
 
-    def _penalty(self, model: Model, side: int) -> float:
-        return self._learning.penalty(model.level).on(users=side == USERS)[0]
+    def _penalties(self, model: Model, side: int, histories: Histories) -> F32:
+        """Return λ of rows of *side* with these *histories*."""
+        penalty = self._learning.penalty(model.level)
+        return confidence_weighted(
+            penalty.on(users=side == USERS)[0],
+            histories,
+            self._learning.alpha if penalty.weighted else None,
+            memory_of(model).sides[1 - side].n,
+        )
 
     def _grow(self, model: Model, n_users: int, n_items: int) -> None:
         deviation = self._learning.deviation(model.level)
         model.users.grow(n_users, self._kernels, deviation)
         model.items.grow(n_items, self._kernels, deviation)
         memory_of(model).grow(model.users.n, model.items.n)
+
+
+def confidence_weighted(penalty: float, histories: Histories, alpha: float | None, n_others: int) -> F32:
+    """Return λ of each entry: *penalty*, times the confidence that the row has over all pairs where *alpha* is given."""
+    n = len(histories.starts) - 1
+    if alpha is None:
+        return np.full(n, penalty, np.float32)
+    sums = np.concatenate([[0.0], np.cumsum(histories.ratings, dtype=np.float64)])
+    strengths = sums[histories.starts[1:]] - sums[histories.starts[:-1]]
+    return np.asarray(penalty * (n_others + alpha * strengths), np.float32)
 
 
 def memory_of(model: Model) -> Memory:

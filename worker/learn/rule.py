@@ -29,6 +29,9 @@ class Rule(Protocol):
     rework: int
     """The same for both, where a rating was replaced or taken back."""
 
+    def take_over(self, model: Model) -> None:
+        """Remember what *model*'s rows are, which it was given whole: nothing of it was learned rating by rating."""
+
     def until_due(self, model: Model) -> int | None:
         """Return how many ratings are to be accepted before a batch must end, at least 1; None: it may end anywhere."""
 

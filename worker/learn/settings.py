@@ -49,7 +49,7 @@ class Learning:
     LEARNING_RATE = 0.1
     LAMBDA, WEIGHTED_LAMBDA = 8.0, 0.12
     LAMBDA_BIAS, WEIGHTED_LAMBDA_BIAS = 2.5, 0.03
-    IMPLICIT_LAMBDA = 1.0
+    IMPLICIT_LAMBDA, IMPLICIT_WEIGHTED_LAMBDA = 1.0, 0.003
     DEVIATION = 0.05
 
     def first_level(self, range_: tuple[float | None, float | None]) -> Level:
@@ -75,7 +75,7 @@ class Learning:
         """Return λ of the objective at *level*."""
         unset = level.spread * (self.WEIGHTED_LAMBDA if self.weighted else self.LAMBDA)
         if self.loss == "implicit":
-            unset = self.IMPLICIT_LAMBDA
+            unset = self.IMPLICIT_WEIGHTED_LAMBDA if self.weighted else self.IMPLICIT_LAMBDA
         unset_bias = self.WEIGHTED_LAMBDA_BIAS if self.weighted else self.LAMBDA_BIAS
         return Penalty(
             unset if self.lambda_user is None else self.lambda_user,

@@ -22,6 +22,9 @@ class Sgd:
         self._kernels = kernels
         self._learning = learning
 
+    def take_over(self, model: Model) -> None:
+        """Nothing is remembered."""
+
     def until_due(self, model: Model) -> int | None:
         """A batch may end anywhere."""
         return None
