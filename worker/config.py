@@ -92,7 +92,8 @@ class Model(Section):
     """How a rating becomes a better model. sgd: gradient steps, short rows solved exactly, exact sweeps. posterior: each row is a
     Gaussian that a rating narrows; the lowest error, for the squared loss; time grows with K³, memory with K²."""
     calibrate: bool = True
-    """Whether scores are corrected by the user's session, the item's last hours, and how many ratings both have."""
+    """Whether scores are corrected by the user's session, the item's last hours, and how many ratings both have; not for the loss
+    implicit, whose scores have no biases."""
     rating_min: float | None = None
     """Smallest rating accepted; unset: -1000."""
     rating_max: float | None = None

@@ -137,8 +137,8 @@ def test_predictions_are_clipped_to_the_training_ratings():
     one = Held(*(np.array(c, k) for c, k in (([0, 0], "i4"), ([0, 1], "i4"), ([5, 5], "f4"), ([0, 0], "i8"))))
     model = prepared((one, 1, 2), told())
     model.users.biases[:] = 9.0
-    assert fitting.rmse(model, one) == 0.0
-    assert fitting.rmse(model, NONE) is None
+    assert fitting.rmse(model, told(), one) == 0.0
+    assert fitting.rmse(model, told(), NONE) is None
 
 
 @settings(max_examples=20)

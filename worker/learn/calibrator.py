@@ -32,6 +32,10 @@ class Calibrated:
         self._rule = rule
         self._kernels = kernels
 
+    def take_over(self, model: Model) -> None:
+        """Nothing of the calibrator is in the rows."""
+        self._rule.take_over(model)
+
     def until_due(self, model: Model) -> int | None:
         """A batch ends where the rule wants it to."""
         return self._rule.until_due(model)

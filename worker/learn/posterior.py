@@ -127,6 +127,9 @@ class Posterior:
         self._kernels, self._filters = kernels, filters
         self._learning = learning
 
+    def take_over(self, model: Model) -> None:
+        """What is believed of a row follows from its ratings as soon as it is solved."""
+
     def until_due(self, model: Model) -> int | None:
         """A batch may end anywhere."""
         return None
