@@ -23,6 +23,7 @@ from factorstream.rating import (
     MAX_ID_BYTES,
     RATING_MAX,
     RATING_MIN,
+    STEP_TOLERANCE,
     Event,
     ForgetUser,
     Rating,
@@ -135,6 +136,7 @@ def decode(
     *,
     rating_min: float = RATING_MIN,
     rating_max: float = RATING_MAX,
+    rating_step: float | None = None,
 ) -> Event:
     """Return the event that *value* says; an event without a time has the record's. Raises `DecodeError` and nothing else."""
     try:
@@ -142,7 +144,7 @@ def decode(
         kind = _kind_of(fields)
         user_id = "" if kind == REMOVE_ITEM else _id_of("user_id", fields.user_id)
         item_id = "" if kind == FORGET_USER else _id_of("item_id", fields.item_id)
-        rating = check_rating(_rating_of(fields), rating_min, rating_max) if kind == RATE else 0.0
+        rating = check_rating(_rating_of(fields), rating_min, rating_max, rating_step) if kind == RATE else 0.0
         timestamp_ms = _timestamp_of(fields, record_timestamp_ms)
     except DecodeError:
         raise
@@ -226,6 +228,7 @@ def decode_many(
     *,
     rating_min: float = RATING_MIN,
     rating_max: float = RATING_MAX,
+    rating_step: float | None = None,
 ) -> Decoded:
     """Decode what can be decoded, each value as `decode` would; what cannot is in the rejects, never raised.
 
@@ -238,12 +241,14 @@ def decode_many(
     record_times = np.array(timestamps_ms, np.int64)
     user_ids, strange_users = _checked_ids([event.user_id for event in events])
     item_ids, strange_items = _checked_ids([event.item_id for event in events])
-    ratings, strange_ratings = _checked_ratings([event.rating for event in events], rating_min, rating_max)
+    ratings, strange_ratings = _checked_ratings([event.rating for event in events], rating_min, rating_max, rating_step)
     times, strange_times = _checked_times([event.timestamp_ms for event in events], record_times)
     columns = Decoded(np.zeros(len(values), np.uint8), user_ids, item_ids, ratings, times, np.arange(len(values)), [])
     again = sorted({*strange, *strange_users, *strange_items, *strange_ratings, *strange_times})
     return _decode_again(
-        columns, again, lambda j: decode(values[j], timestamps_ms[j], rating_min=rating_min, rating_max=rating_max)
+        columns,
+        again,
+        lambda j: decode(values[j], timestamps_ms[j], rating_min=rating_min, rating_max=rating_max, rating_step=rating_step),
     )
 
 
@@ -277,9 +282,15 @@ def _text_of(said: str | int) -> str:
     return str(said) if abs(said) <= 2**63 else ""
 
 
-def _checked_ratings(column: list[float], rating_min: float, rating_max: float) -> tuple[NDArray[np.float32], Iterable[int]]:
+def _checked_ratings(
+    column: list[float], rating_min: float, rating_max: float, rating_step: float | None
+) -> tuple[NDArray[np.float32], Iterable[int]]:
     ratings = np.array(column, np.float64)
-    strange = np.flatnonzero(~((ratings >= rating_min) & (ratings <= rating_max))).tolist()
+    allowed = (ratings >= rating_min) & (ratings <= rating_max)
+    if rating_step is not None:
+        steps = (ratings - rating_min) / rating_step
+        allowed &= np.abs(steps - np.rint(steps)) <= STEP_TOLERANCE
+    strange = np.flatnonzero(~allowed).tolist()
     with np.errstate(over="ignore"):  # only among the strange ones
         return ratings.astype(np.float32) + np.float32(0), strange  # + 0: no -0, which would be another rating bit by bit
 

@@ -44,6 +44,10 @@ class ModelNotFound(FactorstreamError):
     """No worker has published a model of this name there."""
 
 
+class NoProbabilities(FactorstreamError):
+    """A model whose loss gives a number for a pair, and no probability of each rating."""
+
+
 class ReaderUnavailable(FactorstreamError):
     """Redis does not answer."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from factorstream.embedding import LAYOUT
 from factorstream.errors import UnreadableValue
 
-Link = Literal["identity", "sigmoid", "exp"]
+Link = Literal["identity", "sigmoid", "exp", "ordinal"]
 
 
 class Meta(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +28,10 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     loss: str = "squared"
     link: Link = "identity"
     """How a score becomes a prediction."""
+    categories: tuple[float, ...] = ()
+    """The ratings there are, ascending, where the link is ordinal …"""
+    cuts: tuple[float, ...] = ()
+    """… and the points between them on the axis of scores: one fewer."""
     intercept: float
     range: tuple[float, float] | None = None
     """Smallest and largest rating, for clients that clip; None when unknown."""
@@ -47,8 +51,11 @@ _DECODER = msgspec.json.Decoder(Meta)
 
 
 def pack_meta(meta: Meta) -> bytes:
-    """Return *meta* as JSON."""
-    return _ENCODER.encode(meta)
+    """Return *meta* as JSON; what only ordinal models have is left out of others'."""
+    said = msgspec.structs.asdict(meta)
+    if not meta.cuts:
+        del said["categories"], said["cuts"]
+    return _ENCODER.encode(said)
 
 
 def unpack_meta(value: bytes) -> Meta:
@@ -64,10 +71,26 @@ def unpack_meta(value: bytes) -> Meta:
     return meta
 
 
-def link(name: Link, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the predictions that *scores* mean."""
+def link(
+    name: Link, scores: NDArray[np.float64], categories: Sequence[float] = (), cuts: Sequence[float] = ()
+) -> NDArray[np.float64]:
+    """Return the predictions that *scores* mean; ordinal: the rating to expect."""
     if name == "identity":
         return scores
     if name == "exp":
         return np.exp(scores)
-    return 0.5 * (1.0 + np.tanh(0.5 * scores))  # the sigmoid, without overflow for large negative scores
+    if name == "ordinal":
+        return category_probabilities(scores, cuts) @ np.asarray(categories, np.float64)
+    return _sigmoid(scores)
+
+
+def category_probabilities(scores: NDArray[np.float64], cuts: Sequence[float]) -> NDArray[np.float64]:
+    """Return the probability of each category at each of *scores*, ``(n, len(cuts) + 1)``: differences of ``σ(cut − score)``."""
+    edges = _sigmoid(np.asarray(cuts, np.float64) - np.asarray(scores, np.float64)[..., None])
+    ends = np.zeros((*edges.shape[:-1], 1))
+    return np.diff(np.concatenate([ends, edges, ends + 1.0], axis=-1))
+
+
+def _sigmoid(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return ``1 / (1 + e⁻ˢ)``, without overflow for large negative scores."""
+    return 0.5 * (1.0 + np.tanh(0.5 * scores))

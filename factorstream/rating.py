@@ -10,6 +10,8 @@ from factorstream.errors import InvalidEvent
 MAX_ID_BYTES = 256
 RATING_MIN, RATING_MAX = -1000.0, 1000.0
 """The range of ratings when a model does not set its own."""
+STEP_TOLERANCE = 1e-4
+"""By what share of a step a rating may miss its category: numbers such as 0.1 are rounded."""
 EARLIEST_TIMESTAMP_MS = 10**11
 """March 1973; a smaller number is a time in seconds."""
 HOUR_MS = 3_600_000
@@ -67,11 +69,30 @@ def check_id(field: str, text: str) -> str:
     return text
 
 
-def check_rating(rating: float, rating_min: float = RATING_MIN, rating_max: float = RATING_MAX) -> float:
-    """Return *rating*, zero without a sign. Raises `InvalidEvent` unless it is finite and within the range."""
+def check_rating(
+    rating: float, rating_min: float = RATING_MIN, rating_max: float = RATING_MAX, rating_step: float | None = None
+) -> float:
+    """Return *rating*, zero without a sign.
+
+    Raises `InvalidEvent` unless it is finite, within the range, and, where ratings are categories, at one of the steps of
+    *rating_step* from *rating_min* on.
+    """
     if not math.isfinite(rating) or not rating_min <= rating <= rating_max:
         raise InvalidEvent("bad_rating", f"rating {rating} is not within {rating_min:g} to {rating_max:g}")
+    if rating_step is not None and not is_category((rating - rating_min) / rating_step):
+        raise InvalidEvent("bad_rating", f"rating {rating} is none of {_categories(rating_min, rating_max, rating_step)}")
     return rating + 0.0
+
+
+def is_category(steps: float) -> bool:
+    """Whether that many steps above the lowest rating are a category: a whole number of them, but for rounding."""
+    return abs(steps - round(steps)) <= STEP_TOLERANCE
+
+
+def _categories(lowest: float, highest: float, step: float) -> str:
+    if lowest + step >= highest:
+        return f"{lowest:g} and {highest:g}"
+    return f"{lowest:g}, {lowest + step:g}, … {highest:g}"
 
 
 def check_timestamp(timestamp_ms: int) -> int:

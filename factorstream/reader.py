@@ -24,8 +24,8 @@ from factorstream import keys
 from factorstream.blocks import VERSIONS, unpack_block, unpack_versions
 from factorstream.catalogue import Catalogue
 from factorstream.embedding import Embedding, Side, Version, unpack
-from factorstream.errors import InvalidAddress, ModelNotFound, ReaderUnavailable
-from factorstream.meta import Meta, link, unpack_meta
+from factorstream.errors import InvalidAddress, ModelNotFound, NoProbabilities, ReaderUnavailable
+from factorstream.meta import Meta, category_probabilities, link, unpack_meta
 from factorstream.ranking import Ranking
 from factorstream.seen import unpack_seen
 
@@ -78,12 +78,25 @@ class Reader:
 
         An unknown user or item counts as an average one: the intercept and the other side's bias.
         """
-        meta, values = self._fetch(
-            lambda n_buckets: [keys.user_key(self.model, user_id, n_buckets), *self._item_keys(item_ids, n_buckets)]
-        )
-        user = _embedding(meta, "user", user_id, values[0])
-        items = [_embedding(meta, "item", item_id, value) for item_id, value in zip(item_ids, values[1:], strict=True)]
-        return _predictions(meta, user, items)
+        return _predictions(*self._pairs(user_id, item_ids))
+
+    def probabilities(self, user_id: str, item_ids: Sequence[str]) -> list[dict[float, float]]:
+        """Return how likely each rating of each item is, ``{rating: probability}``; of ordinal and logistic models (`Meta.link`).
+
+        Raises `NoProbabilities` for a model whose loss gives none.
+        """
+        meta, user, items = self._pairs(user_id, item_ids)
+        scores = _scores(meta, user, items)
+        if meta.link == "ordinal":
+            categories, shares = meta.categories, category_probabilities(scores, meta.cuts)
+        elif meta.link == "sigmoid":
+            categories, shares = (0.0, 1.0), category_probabilities(scores, (0.0,))
+        else:
+            raise NoProbabilities(
+                f"model {self.model!r} was learned with {meta.loss} loss, which gives a number and no probabilities: "
+                "model.loss = ordinal gives one for each star, logistic for yes and no"
+            )
+        return [dict(zip(categories, row, strict=True)) for row in shares.tolist()]
 
     def top_n(self, user_id: str, n: int = 10, *, exclude: Collection[str] = (), exclude_seen: bool = True) -> Ranking:
         """Return the *n* items with the highest predicted rating and that rating, best first.
@@ -181,6 +194,14 @@ class Reader:
                 self._catalogue.put(number, unpack_block(value) if value else None)
         return self._catalogue
 
+    def _pairs(self, user_id: str, item_ids: Sequence[str]) -> tuple[Meta, Embedding | None, list[Embedding | None]]:
+        """Return a user and items, and the description that they were read with."""
+        meta, values = self._fetch(
+            lambda n_buckets: [keys.user_key(self.model, user_id, n_buckets), *self._item_keys(item_ids, n_buckets)]
+        )
+        user = _embedding(meta, "user", user_id, values[0])
+        return meta, user, [_embedding(meta, "item", item_id, value) for item_id, value in zip(item_ids, values[1:], strict=True)]
+
     def _item_keys(self, item_ids: Sequence[str], n_buckets: int) -> list[str]:
         return [keys.item_key(self.model, item_id, n_buckets) for item_id in item_ids]
 
@@ -240,9 +261,13 @@ def _average(side: Side, rank: int) -> NDArray[np.float32]:
 
 
 def _predictions(meta: Meta, user: Embedding | None, items: Sequence[Embedding | None]) -> list[float]:
+    return list(map(float, link(meta.link, _scores(meta, user, items), meta.categories, meta.cuts)))
+
+
+def _scores(meta: Meta, user: Embedding | None, items: Sequence[Embedding | None]) -> F64:
     query = user.augmented if user else _average("user", meta.rank)
     rows = _matrix([item.augmented if item else _average("item", meta.rank) for item in items], meta.rank + 2)
-    return list(map(float, link(meta.link, meta.intercept + _products(rows, query))))
+    return meta.intercept + _products(rows, query)
 
 
 def _cosines(own: Embedding, others: Sequence[Embedding]) -> list[float]:

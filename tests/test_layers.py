@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "publishing": {"ports", "pending", "state", "model", "client"},
     "startup": {"ports", "checkpoint", "state", "model"},
     "loop": {"ports", "checkpoint", "state", "model", "learn", "intake", "publishing", "startup", "tick"},
-    "evaluation": {"history", "state", "model", "learn", "tick", "client"},
+    "evaluation": {"history", "state", "model", "learn", "kernels", "tick", "client"},
     "fitting": {"model", "learn", "kernels"},
     "tuning": set(),
     "plots": set(),
@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "verification": {"adapters", "checkpoint", "model", "learn", "kernels"},
     "adapters": {"ports", "checkpoint", "model", "learn", "tick", "client"},
     "local": set(),
-    "config": {"learn"},
+    "config": {"learn", "client"},
     "wiring": ALL,
     "cli": {
         "wiring",

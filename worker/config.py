@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
+from factorstream.rating import is_category
 from factorstream.worker.errors import UserMistake
 
 PREFIX = "FACTORSTREAM__"
@@ -86,18 +87,23 @@ class Model(Section):
     """The model's name in Redis."""
     rank: int = Field(16, ge=1, le=1024)
     """K: factors of a row; where it is not set, the learner posterior takes 8."""
-    loss: Literal["squared", "implicit"] = "squared"
-    """ℓ of the objective. implicit: ratings are strengths of clicks (running totals, at least 0), weighed over all pairs."""
+    loss: Literal["squared", "logistic", "poisson", "ordinal", "implicit"] = "squared"
+    """What a rating is: a number; logistic: 0 or 1; poisson: a count; ordinal: a category of an ordered
+    few, such as stars; implicit: the strength of a click (a running total, at least 0), weighed over all pairs."""
+    nonnegative: bool = False
+    """Whether factors are never negative: parts of things. Without biases; for squared loss of ratings from 0 on."""
     learner: Literal["sgd", "posterior"] = "sgd"
     """How a rating becomes a better model. sgd: gradient steps, short rows solved exactly, exact sweeps. posterior: each row is a
     Gaussian that a rating narrows; the lowest error, for the squared loss; time grows with K³, memory with K²."""
     calibrate: bool = True
-    """Whether scores are corrected by the user's session, the item's last hours, and how many ratings both have; not for the loss
-    implicit, whose scores have no biases."""
+    """Whether scores are corrected by the user's session, the item's last hours, and how many ratings both have; with
+    squared loss alone, and not without biases (nonnegative)."""
     rating_min: float | None = None
     """Smallest rating accepted; unset: -1000."""
     rating_max: float | None = None
     """Largest rating accepted; unset: 1000."""
+    rating_step: float | None = Field(None, gt=0)
+    """Ordinal: the distance of the categories, which begin at rating_min and end at rating_max; unset: 1."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Of the first factors."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -123,16 +129,88 @@ class Model(Section):
             raise ValueError(f"rating_min = {self.rating_min} must be below rating_max = {self.rating_max}")
         return self
 
+    @model_validator(mode="after")
+    def _loss_and_ratings_fit(self) -> Self:
+        wrong = _wrong_ratings(self) or (_wrong_categories(self) if self.loss == "ordinal" else None)
+        if wrong:
+            raise ValueError(wrong)
+        return self
+
+    @property
+    def range(self) -> tuple[float | None, float | None]:
+        """The smallest and largest rating that the loss can learn from, where it or a setting limits them."""
+        if self.loss == "logistic":
+            return 0.0, 1.0
+        from_zero = self.loss in ("poisson", "implicit") or self.nonnegative
+        return (0.0 if from_zero and self.rating_min is None else self.rating_min), self.rating_max
+
+    @property
+    def category_step(self) -> float | None:
+        """The distance of categories, where ratings are categories."""
+        return (self.rating_step or 1.0) if self.loss in ("logistic", "ordinal") else None
+
+
+MOST_CATEGORIES = 100
+
+
+def _wrong_ratings(model: Model) -> str | None:
+    """Return why the loss, the constraint and the ratings make no sense together."""
+    limits = [
+        f"{name} = {bound:g}" for name, bound in (("rating_min", model.rating_min), ("rating_max", model.rating_max)) if bound
+    ]
+    if model.nonnegative and model.loss != "squared":
+        why = {
+            "logistic": "yes is always likelier than no",
+            "poisson": "every count is at least 1",
+            "ordinal": "every rating is in the upper half of the categories",
+            "implicit": "its rows are solved by linear equations, which know no limits",
+        }
+        return f"nonnegative needs loss = squared: with {model.loss} loss and scores that are never negative {why[model.loss]}"
+    if model.loss == "logistic" and model.range != (
+        model.rating_min or 0.0,
+        1.0 if model.rating_max is None else model.rating_max,
+    ):
+        return f"loss = logistic is for ratings of 0 and 1; leave {' and '.join(limits)} away"
+    if model.range[0] is not None and model.range[0] < 0 and (model.loss in ("poisson", "implicit") or model.nonnegative):
+        what = "nonnegative factors" if model.nonnegative else "counts" if model.loss == "poisson" else "strengths of clicks"
+        return f"{what} cannot mean negative ratings: rating_min = {model.rating_min:g} must be 0 or more"
+    if model.rating_step is not None and model.loss != "ordinal":
+        return f"rating_step is for loss = ordinal; {model.loss} loss has no categories to be at a distance"
+    return None
+
+
+def _wrong_categories(model: Model) -> str | None:
+    """Return why there are no categories for the ordinal loss."""
+    if model.rating_min is None or model.rating_max is None:
+        return "loss = ordinal needs rating_min and rating_max, the lowest and the highest category (stars: 1 and 5)"
+    steps = (model.rating_max - model.rating_min) / (model.rating_step or 1.0)
+    if not (is_category(steps) and 1 <= round(steps) < MOST_CATEGORIES):
+        return (
+            f"from rating_min = {model.rating_min:g} to rating_max = {model.rating_max:g} are {steps:g} "
+            f"steps of rating_step = {model.rating_step or 1.0:g}: it must be a whole number from 1 to {MOST_CATEGORIES - 1}"
+        )
+    return None
+
 
 class Sgd(Section):
     """How a single rating moves the factors."""
 
+    optimizer: Literal["sgd", "momentum", "adagrad", "rmsprop", "adam"] = "sgd"
+    """How a gradient becomes a step; all but sgd remember one or two numbers for each factor, of the rows that step alone."""
     learning_rate: float | None = Field(None, gt=0)
-    """Step size η of the factors; unset: 0.1 divided by the standard deviation of the ratings."""
-    bias_learning_rate: float = Field(0.05, gt=0, lt=1)
-    """Step size of the biases."""
+    """Step size η of the factors; unset: for sgd 0.1 divided by the standard deviation of the ratings."""
+    bias_learning_rate: float | None = Field(None, gt=0)
+    """Step size of the biases; unset: 0.05 for sgd and squared loss."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """Momentum's μ, Adam's β₁."""
+    beta2: float = Field(0.999, ge=0, lt=1)
+    """RMSprop's α, Adam's β₂."""
+    schedule: Literal["constant", "count", "inverse"] = "count"
+    """How η falls with a row's number n of ratings: not at all, as 1 / (1 + decay · n), or as 1 / n^power."""
     decay: float = Field(0.002, ge=0)
-    """A row with n ratings steps by η / (1 + decay · n)."""
+    """Of schedule count."""
+    power: float = Field(0.5, gt=0, le=1)
+    """Of schedule inverse."""
     fold_in: int = Field(8, ge=0, le=256)
     """A row with at most so many ratings is solved exactly at each of them, instead of stepped."""
 
@@ -153,8 +231,12 @@ class Als(Section):
     """λ of the items' factors; unset: likewise."""
     lambda_bias: float | None = Field(None, ge=0)
     """λ of the biases; unset: 2.5, or 0.03 when weighted."""
+    l1_user: float = Field(0.0, ge=0)
+    """κ of Σ κ |factor| over the users' factors: makes many exactly zero; with λ an elastic net."""
+    l1_item: float = Field(0.0, ge=0)
+    """κ of the items' factors."""
     weighted: bool = False
-    """Whether each λ counts once for each of the row's ratings (ALS-WR)."""
+    """Whether each λ and κ counts once for each of the row's ratings (ALS-WR)."""
     solver: Literal["auto", "exact", "cg"] = "auto"
     """How rows are solved: exactly, by conjugate gradients (cheaper at high ranks, the same optimum), or as suits the rank."""
 
@@ -239,12 +321,18 @@ class Settings(Section):
         return {**given, **{name: {**values, **given.get(name, {})} for name, values in DEFAULTS_OF_POSTERIOR.items()}}
 
     @model_validator(mode="after")
-    def _loss_makes_sense(self) -> Self:
-        if self.model.loss == "implicit" and (self.model.rating_min or 0.0) < 0:
-            raise ValueError(
-                f"model.rating_min = {self.model.rating_min} does not go with model.loss = 'implicit': strengths of clicks "
-                "are running totals, at least 0; leave rating_min out"
-            )
+    def _goes_together(self) -> Self:
+        solved, gaussian = "its rows are solved by linear equations", "its rows are Gaussian"
+        lasso = self.als.l1_user or self.als.l1_item
+        for chosen, key, is_set, why in (
+            ("loss = 'implicit'", "als.l1_user or als.l1_item", lasso, solved),
+            ("loss = 'implicit'", "sgd.optimizer", self.sgd.optimizer != "sgd", solved),
+            ("learner = 'posterior'", "model.nonnegative = true", self.model.nonnegative, gaussian),
+            ("learner = 'posterior'", "als.l1_user or als.l1_item", lasso, gaussian),
+            ("learner = 'posterior'", "sgd.optimizer", self.sgd.optimizer != "sgd", solved),
+        ):
+            if is_set and chosen in (f"loss = {self.model.loss!r}", f"learner = {self.model.learner!r}"):
+                raise ValueError(f"{key} does not go with model.{chosen}: {why}; leave it out")
         return self
 
 
@@ -366,5 +454,7 @@ def _told(problem: Any) -> str:
     message = str(problem["msg"]).removeprefix("Value error, ")
     if not key:  # of several settings together, which the message names
         return message
+    if key not in keys():  # of several settings of a section
+        return f"[{key}] {message}"
     meaning = keys().get(key, "")
     return f"{key} = {problem['input']!r}: {message[:1].lower()}{message[1:]}" + (f" ({meaning})" if meaning else "")

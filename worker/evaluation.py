@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from factorstream.worker.errors import UserMistake
 from factorstream.worker.history import History
+from factorstream.worker.kernels.api import F32, F64
 from factorstream.worker.learn.learner import Learner
 from factorstream.worker.learn.settings import Learning
+from factorstream.worker.learn.tested import tested
 from factorstream.worker.model.journal import Events, Kind
+from factorstream.worker.model.level import Level
 from factorstream.worker.model.model import Model
 
 NOT_RANKED = np.empty(0, np.float32)
@@ -29,6 +31,8 @@ class Evaluation:
     n_ratings: int
     rmse: float
     mae: float
+    loss: float
+    """Mean ℓ of the scores: squared ½ error², logistic and ordinal the cross-entropy, Poisson but for log x!."""
     seconds: float
     """Of learning, and of nothing else."""
     n_sweeps: int
@@ -47,13 +51,20 @@ def events_of(history: History) -> Events:
     return Events(kinds, history.user_codes, history.item_codes, history.ratings, history.timestamps_ms)
 
 
-def check_ratings(learning: Learning, ratings: NDArray[np.float32]) -> None:
-    """Raise `UserMistake` where *ratings* of a file are none that *learning* can learn."""
-    least = float(ratings.min(initial=0.0))
-    if learning.loss == "implicit" and least < 0:
+def check_ratings(learning: Learning, level: Level, ratings: F32) -> None:
+    """Raise `UserMistake` where *ratings* of a file are none that *learning* can learn; *level* is that before any rating."""
+    wrong = ratings[~level.learnable(ratings)]
+    if len(wrong):
+        told = {
+            "implicit": "strengths of clicks, at least 0: leave such lines out, or write 0 for what was taken back",
+            "poisson": "counts, at least 0: mend the file, or choose another loss",
+            "logistic": "0 and 1, no and yes: turn them into these",
+            "ordinal": f"from {level.lowest:g} to {level.highest:g} at steps of {level.step:g}: "
+            "set model.rating_min, rating_max and rating_step to the categories there are",
+            "squared": "at least 0, for model.nonnegative is true: mend the file, or leave that out",
+        }
         raise UserMistake(
-            f"the file has a rating of {least:g}, and with model.loss = 'implicit' ratings are strengths of clicks, at least 0: "
-            "leave such lines out, or write 0 for what was taken back"
+            f"the file has a rating of {wrong[0]:g}, and with model.loss = {learning.loss!r} ratings are {told[learning.loss]}"
         )
 
 
@@ -95,6 +106,7 @@ class Tally:
     n_ratings: int = 0
     squared: float = 0.0
     absolute: float = 0.0
+    loss: float = 0.0
     seconds: float = 0.0
     n_ranked: int = 0
     n_hits: float = 0.0
@@ -106,9 +118,10 @@ class Tally:
             part = events[start:stop]
             began = time.perf_counter()
             for first in range(0, len(part), CHUNK):
-                errors, hits = _learned_errors(learner, model, part[first : first + CHUNK])
+                errors, losses, hits = _tested(learner, model, part[first : first + CHUNK])
                 self.squared += float(errors @ errors)
                 self.absolute += float(np.abs(errors).sum())
+                self.loss += float(losses.sum())
                 self.n_ranked += int(np.count_nonzero(~np.isnan(hits)))
                 self.n_hits += float(np.nansum(hits))
             self.seconds += time.perf_counter() - began
@@ -119,17 +132,26 @@ class Tally:
         n = max(1, self.n_ratings)
         recall = self.n_hits / self.n_ranked if self.n_ranked else None
         return Evaluation(
-            self.n_ratings, (self.squared / n) ** 0.5, self.absolute / n, self.seconds, model.sweep.n_sweeps, recall
+            self.n_ratings,
+            (self.squared / n) ** 0.5,
+            self.absolute / n,
+            self.loss / n,
+            self.seconds,
+            model.sweep.n_sweeps,
+            recall,
         )
 
 
-def _learned_errors(learner: Learner, model: Model, events: Events) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Learn *events*, of which only the first may be old news; return their errors, ``(len(events),)``, and hits."""
-    first = _error(learner, model, events)
+def _tested(learner: Learner, model: Model, events: Events) -> tuple[F64, F64, F32]:
+    """Learn *events*, of which only the first may be old news; return errors and losses, ``(len(events),)``, and hits."""
+    first = _before(learner, model, events)
     done = [learned for learned in learner.learn(model, events) if learned.accepted is not None]
-    errors = np.concatenate([NOT_RANKED, *(learned.clipped for learned in done)]).astype(np.float64)
+    if sum(len(learned.errors) for learned in done) == len(events):
+        first = NOT_RANKED, NOT_RANKED
+    errors = np.concatenate([first[0], *(learned.clipped for learned in done)]).astype(np.float64)
+    losses = np.concatenate([first[1], *(learned.losses for learned in done)]).astype(np.float64)
     hits = np.concatenate([NOT_RANKED, *(learned.hits for learned in done if learned.hits is not None)])
-    return errors if len(errors) == len(events) else np.append(first, errors), hits
+    return errors, losses, hits
 
 
 def _repeated(events: Events) -> list[int]:
@@ -140,9 +162,9 @@ def _repeated(events: Events) -> list[int]:
     return sorted(order[1:][same].tolist())
 
 
-def _error(learner: Learner, model: Model, events: Events) -> float:
-    """Return the error of the first rating before it teaches anything."""
-    prediction = model.score(int(events.user_rows[0]), int(events.item_rows[0]))
-    if model.level.lowest is not None and model.level.highest is not None:
-        prediction = min(max(prediction, model.level.lowest), model.level.highest)
-    return float(learner.learning.targets(events.ratings[:1])[0]) - prediction
+def _before(learner: Learner, model: Model, events: Events) -> tuple[F32, F32]:
+    """Return error and loss of the first rating before it teaches anything."""
+    target = learner.learning.targets(events.ratings[:1])
+    score = model.score(int(events.user_rows[0]), int(events.item_rows[0])) if len(events) else 0.0
+    found = tested(model.level, target, np.full(len(target), score))
+    return replace(model.level).clip(target, found.errors), found.losses

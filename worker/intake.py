@@ -32,8 +32,12 @@ class Delivery:
 class Intake:
     """Decodes polls and watches how much of the stream is unreadable."""
 
-    def __init__(self, *, rating_min: float | None, rating_max: float | None, max_reject_share: float) -> None:
+    def __init__(
+        self, *, rating_min: float | None, rating_max: float | None, rating_step: float | None = None, max_reject_share: float
+    ) -> None:
+        """Accept ratings from *rating_min* to *rating_max*, at steps of *rating_step* where that is given."""
         self._range = (RATING_MIN if rating_min is None else rating_min, RATING_MAX if rating_max is None else rating_max)
+        self._step = rating_step
         self._max_reject_share = max_reject_share
         self._recent: deque[tuple[int, int]] = deque()
         self._n_recent = self._n_rejects = 0
@@ -47,7 +51,7 @@ class Intake:
             batch = records if records.content_types is None else _only_json(records, foreign)
             values += batch.values
             times += batch.timestamps_ms
-        decoded = decode_many(values, times, rating_min=self._range[0], rating_max=self._range[1])
+        decoded = decode_many(values, times, rating_min=self._range[0], rating_max=self._range[1], rating_step=self._step)
         rejects = foreign + (_located(decoded, polled, foreign) if decoded.rejects else [])
         n_records = sum(len(records.offsets) for records in polled)
         self._count(n_records, rejects)

@@ -84,12 +84,14 @@ def snapshooter(
 
 def check_shape(state: State, facts: Facts) -> None:
     """Raise `CheckpointMismatch` unless the checkpoint is of the model that is asked for."""
-    asked = {"model.rank": state.model.rank, **{f"model.{name}": value for name, value in state.shape.items()}}
-    for key, value in asked.items():
-        held = getattr(facts, key.removeprefix("model."))
+    shape = {"rank": state.model.rank, **state.shape}
+    asked = {name: (value, getattr(facts, name)) for name, value in shape.items()}
+    for name in ("nonnegative", "rating_step"):
+        asked[name] = getattr(state.learning, name), getattr(facts.learning, name)
+    for name, (value, held) in asked.items():
         if held != value:
             raise CheckpointMismatch(
-                f"the checkpoint was made with {key} = {held}, the settings say {value}: "
+                f"the checkpoint was made with model.{name} = {held}, the settings say {value}: "
                 f"set it back, or start anew with another checkpoint.dir and redis.replace = true"
             )
 

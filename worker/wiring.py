@@ -91,8 +91,9 @@ def wire(settings: Settings) -> Wired:
         Parts(
             source=source,
             intake=Intake(
-                rating_min=least_rating(settings),
-                rating_max=settings.model.rating_max,
+                rating_min=settings.model.range[0],
+                rating_max=settings.model.range[1],
+                rating_step=settings.model.category_step,
                 max_reject_share=settings.intake.max_reject_share,
             ),
             learner=learner,
@@ -143,12 +144,6 @@ def security_of(settings: Settings) -> dict[str, object]:
     return {name: value for name, value in named.items() if value is not None}
 
 
-def least_rating(settings: Settings) -> float | None:
-    """Return the smallest rating that is accepted; None: the contract's."""
-    configured = settings.model.rating_min
-    return configured or 0.0 if settings.model.loss == "implicit" else configured
-
-
 def learning_of(settings: Settings) -> Learning:
     """Return what the learner is told."""
     return Learning(
@@ -166,7 +161,16 @@ def learning_of(settings: Settings) -> Learning:
         alpha=settings.implicit.alpha,
         solver=settings.als.solver,
         learner=settings.model.learner,
-        calibrate=settings.model.calibrate,
+        calibrate=settings.model.calibrate and settings.model.loss == "squared" and not settings.model.nonnegative,
+        rating_step=settings.model.category_step or 1.0,
+        nonnegative=settings.model.nonnegative,
+        l1_user=settings.als.l1_user,
+        l1_item=settings.als.l1_item,
+        optimizer=settings.sgd.optimizer,
+        beta1=settings.sgd.beta1,
+        beta2=settings.sgd.beta2,
+        schedule=settings.sgd.schedule,
+        power=settings.sgd.power,
     )
 
 
@@ -185,8 +189,7 @@ def kernels_of(settings: Settings) -> Kernels:
 
 def fresh_model(settings: Settings) -> Model:
     """Return a model that has learned nothing."""
-    range_ = (settings.model.rating_min, settings.model.rating_max)
-    return new_model(learning_of(settings), settings.model.rank, settings.model.seed, range_)
+    return new_model(learning_of(settings), settings.model.rank, settings.model.seed, settings.model.range)
 
 
 def fresh_state(settings: Settings) -> State:
@@ -204,13 +207,14 @@ def fresh_state(settings: Settings) -> State:
 
 def warm_up(learner: Learner, settings: Settings) -> None:
     """Compile, or load, every kernel that learning needs, on a model that is thrown away."""
-    model = new_model(learner.learning, settings.model.rank, settings.model.seed)
+    step = learner.learning.rating_step
+    model = new_model(learner.learning, settings.model.rank, settings.model.seed, (0.0, step))
     n = 64
     events = Events(
         np.repeat(np.array([Kind.RATE, Kind.UNRATE], np.uint8), n),
         np.tile(np.arange(n, dtype=np.int32) % 3, 2),
         np.tile(np.arange(n, dtype=np.int32), 2),
-        np.repeat(np.array([1, np.nan], np.float32), n),
+        np.repeat(np.array([step, np.nan], np.float32), n),
         np.arange(2 * n, dtype=np.int64),
     )
     for _ in learner.learn(model, events):

@@ -19,7 +19,7 @@ from factorstream.worker.publishing import Drafter
 from factorstream.worker.startup import start
 from factorstream.worker.state import State
 from factorstream.worker.timing import Every
-from factorstream.worker.wiring import fresh_model, learning_of, least_rating
+from factorstream.worker.wiring import fresh_model, learning_of
 from tests.laws.disk import Disk
 
 KEY = bytes(range(32))
@@ -113,7 +113,12 @@ def worker(world, settings, *, fuse=None, max_records=3, journal_id="journal"):
     )
     parts = Parts(
         source=source,
-        intake=Intake(rating_min=least_rating(settings), rating_max=None, max_reject_share=1.0),
+        intake=Intake(
+            rating_min=settings.model.range[0],
+            rating_max=settings.model.range[1],
+            rating_step=settings.model.category_step,
+            max_reject_share=1.0,
+        ),
         learner=learner,
         drafter=Drafter(
             learner.rule.readout,

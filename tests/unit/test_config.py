@@ -75,8 +75,46 @@ def test_the_reference_has_every_setting_explained_and_loads_to_the_defaults(tmp
     assert "learning_rate" in content["sgd"]
 
 
-def test_settings_that_make_no_sense_together_are_refused_with_the_reason():
-    with pytest.raises(
-        UserMistake, match=r"^model\.rating_min = -1\.0 does not go with model\.loss = 'implicit': strengths .* at least 0"
-    ):
-        load(None, ["model.loss=implicit", "model.rating_min=-1"], {})
+STARS = ["model.rating_min=1", "model.rating_max=5"]
+
+
+@pytest.mark.parametrize(
+    ("assignments", "told"),
+    [
+        (["model.loss=implicit", "model.rating_min=-1"], "strengths of clicks cannot mean negative ratings"),
+        (["model.loss=implicit", "als.l1_user=1"], "als.l1_user or als.l1_item does not go with model.loss = 'implicit'"),
+        (["model.loss=implicit", "sgd.optimizer=adam"], "sgd.optimizer does not go with"),
+        (["model.learner=posterior", "als.l1_item=1"], "does not go with model.learner = 'posterior': its rows are Gaussian"),
+        (["model.learner=posterior", "model.loss=poisson"], "needs loss = squared"),
+        (["model.loss=poisson", "model.rating_min=-1"], "counts cannot mean negative ratings"),
+        (["model.nonnegative=true", "model.rating_min=-1"], "nonnegative factors cannot mean negative ratings"),
+        (["model.nonnegative=true", "model.loss=logistic"], "yes is always likelier than no"),
+        (["model.nonnegative=true", "model.loss=ordinal", *STARS], "upper half"),
+        (["model.loss=logistic", *STARS], "leave rating_min = 1 and rating_max = 5 away"),
+        (["model.loss=ordinal"], "needs rating_min and rating_max"),
+        (["model.loss=ordinal", *STARS, "model.rating_step=0.3"], "a whole number"),
+        (["model.rating_step=1"], "rating_step is for loss = ordinal"),
+        (["sgd.power=2", "sgd.schedule=inverse"], "less than or equal to 1"),
+    ],
+)
+def test_settings_that_make_no_sense_together_are_refused_with_the_reason(assignments, told):
+    with pytest.raises(UserMistake) as caught:
+        load(None, assignments, {})
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "range_", "step"),
+    [
+        ([], (None, None), None),
+        (["model.loss=poisson"], (0.0, None), None),
+        (["model.loss=implicit"], (0.0, None), None),
+        (["model.nonnegative=true", "model.rating_min=1"], (1.0, None), None),
+        (["model.loss=logistic", "model.rating_min=0", "model.rating_max=1"], (0.0, 1.0), 1.0),
+        (["model.loss=ordinal", *STARS], (1.0, 5.0), 1.0),
+        (["model.loss=ordinal", *STARS, "model.rating_step=0.5"], (1.0, 5.0), 0.5),
+    ],
+)
+def test_a_loss_says_which_ratings_there_are(assignments, range_, step):
+    settings = load(None, assignments, {})
+    assert (settings.model.range, settings.model.category_step) == (range_, step)

@@ -99,5 +99,6 @@ def test_places_count_what_scores_at_least_as_high_among_items_not_met():
 
 def test_a_file_with_negative_strengths_is_refused_with_the_value():
     with pytest.raises(UserMistake, match=r"-2, .* at least 0"):
-        check_ratings(told(), np.array([1.0, -2.0], np.float32))
-    check_ratings(learning_of(load(None, [], {})), np.array([1.0, -2.0], np.float32))
+        check_ratings(told(), told().first_level((None, None)), np.array([1.0, -2.0], np.float32))
+    squared = learning_of(load(None, [], {}))
+    check_ratings(squared, squared.first_level((None, None)), np.array([1.0, -2.0], np.float32))

@@ -24,21 +24,24 @@ def evaluate(
     settings = load(config, assignments or [])
     history = read(file, limit)
     learner = learner_of(settings)
-    check_ratings(learner.learning, history.ratings)
+    model = fresh_model(settings)
+    check_ratings(learner.learning, model.level, history.ratings)
     warm_up(learner, settings)
-    found = run(learner, fresh_model(settings), events_of(history))
+    found = run(learner, model, events_of(history))
     ranking = {} if found.recall_at_10 is None else {"recall_at_10": found.recall_at_10}
     recall = "" if found.recall_at_10 is None else f"recall@10 of a hundred sampled items {found.recall_at_10:.4f}, "
+    loss = "" if settings.model.loss == "squared" else f"{settings.model.loss} loss {found.loss:.4f}, "
     answer(
         {
             "n_ratings": found.n_ratings,
             "rmse": found.rmse,
             "mae": found.mae,
             **ranking,
+            "loss": found.loss,
             "ratings_per_s": round(found.ratings_per_s),
             "n_sweeps": found.n_sweeps,
         },
         as_json=as_json,
-        line=f"{found.n_ratings:,} ratings: {recall}RMSE {found.rmse:.4f}, MAE {found.mae:.4f}; {found.n_sweeps} sweeps,"
+        line=f"{found.n_ratings:,} ratings: {recall}{loss}RMSE {found.rmse:.4f}, MAE {found.mae:.4f}; {found.n_sweeps} sweeps,"
         f" {found.ratings_per_s:,.0f} ratings/s",
     )

@@ -229,7 +229,7 @@ def _begun(history: History, settings: Settings, asked: Asked) -> tuple[Model, I
     from factorstream.worker.wiring import fresh_model, kernels_of, learning_of
 
     kernels, learning, seed = kernels_of(settings), learning_of(settings), settings.model.seed
-    check_ratings(learning, history.ratings)
+    check_ratings(learning, fresh_model(settings).level, history.ratings)
     if learning.loss == "implicit" and (asked.method != "als" or asked.start == "svd"):
         raise UserMistake("model.loss = 'implicit' runs over all pairs, which only als solves, from a random start or a file's")
     parts = _parts(history, asked, seed)

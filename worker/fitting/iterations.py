@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from factorstream.worker.errors import UserMistake
 from factorstream.worker.fitting.ranking import Ranking, ranking
 from factorstream.worker.fitting.splits import BLOCK_VISITS, NEVER, user_blocks
+from factorstream.worker.kernels import losses
 from factorstream.worker.kernels.api import Batch, Histories, Kernels, Penalty, Rates
 from factorstream.worker.kernels.gram import gram_of
-from factorstream.worker.kernels.objective import errors, over_all_pairs, penalties
+from factorstream.worker.kernels.objective import over_all_pairs, penalties, scores
 from factorstream.worker.learn.learner import new_model
+from factorstream.worker.learn.optimizers import optimizer_of
 from factorstream.worker.learn.rule import rule_of
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.model.level import Level
@@ -59,10 +61,10 @@ def prepare(model: Model, training: Ratings, kernels: Kernels, learning: Learnin
     Rows without ratings are zero: their prior.
     """
     model.ratings = training
-    model.level = _level(training, model.level) if model.level.centred else replace(model.level, n=training.n_ratings)
-    deviation = learning.deviation(model.level)
+    model.level = replace(model.level, n=training.n_ratings) if learning.loss == "implicit" else _level(training, model.level)
+    deviation = learning.deviation(model.level, model.rank)
     for rows, counts in ((model.users, training.user_counts), (model.items, training.item_counts)):
-        rows.grow(len(counts), kernels, deviation)
+        rows.grow(len(counts), kernels, deviation, nonnegative=learning.nonnegative)
         rows.factors[counts == 0] = 0.0
 
 
@@ -70,8 +72,9 @@ def learning_of_all(learning: Learning, level: Level) -> Learning:
     """Return *learning* with the λ of a whole history where none is set; *level* is that of its ratings."""
     if learning.weighted or learning.loss == "implicit":
         return learning
-    user = LAMBDA * level.spread if learning.lambda_user is None else learning.lambda_user
-    item = LAMBDA * level.spread if learning.lambda_item is None else learning.lambda_item
+    unset = LAMBDA * level.spread * level.curvature
+    user = unset if learning.lambda_user is None else learning.lambda_user
+    item = unset if learning.lambda_item is None else learning.lambda_item
     return replace(learning, lambda_user=user, lambda_item=item)
 
 
@@ -117,24 +120,22 @@ def fit(
 
 
 def objective(model: Model, learning: Learning) -> float:
-    """Return ``Σ ½ (x − s)² + Σ ½ λ |·|²`` over the ratings held; with the implicit loss over all pairs, confidence-weighted."""
-    penalty = learning.penalty(model.level)
+    """Return ``Σ ℓ(x, s) + Σ ½ λ |·|² + Σ κ |·|₁`` over the ratings held; of clicks over all pairs, confidence-weighted."""
+    penalty, loss = learning.penalty(model.level), model.level.loss
     if learning.loss == "implicit":
         return _implicit_objective(model, learning, penalty)
-    losses = 0.0
+    total = penalties(model.users.side, model.ratings.user_counts, penalty, users=True)
+    total += penalties(model.items.side, model.ratings.item_counts, penalty, users=False)
     for block in user_blocks(model.ratings):
-        off = _errors(model, learning, block)
-        losses += 0.5 * float(off @ off)
-    users = penalties(model.users.side, model.ratings.user_counts, penalty.user, penalty.bias, weighted=penalty.weighted)
-    items = penalties(model.items.side, model.ratings.item_counts, penalty.item, penalty.bias, weighted=penalty.weighted)
-    return losses + users + items
+        total += float(losses.values(loss, block.ratings.astype(np.float64), _scores(model, block)).sum())
+    return total
 
 
 def _implicit_objective(model: Model, learning: Learning, penalty: Penalty) -> float:
     ratings = model.ratings
     users = gram_of(model.users.factors, ratings.user_counts > 0)
     items = gram_of(model.items.factors, ratings.item_counts > 0)
-    blocks = [(_errors(model, learning, block), block.ratings) for block in user_blocks(ratings)]
+    blocks = [(learning.targets(block.ratings) - _scores(model, block), block.ratings) for block in user_blocks(ratings)]
     off, held = np.concatenate([off for off, _ in blocks]), np.concatenate([held for _, held in blocks])
     norms = [
         penalty.on(users=on_users)[0]
@@ -165,15 +166,15 @@ def rmse(model: Model, learning: Learning, held_out: Held) -> float | None:
     if not len(held_out.ratings):
         return None
     targets = learning.targets(held_out.ratings).astype(np.float64)
-    predictions = np.clip(targets - _errors(model, learning, held_out), model.level.lowest, model.level.highest)
+    predictions = np.clip(model.level.predictions(_scores(model, held_out)), model.level.lowest, model.level.highest)
     return float(np.sqrt(np.mean((targets - predictions) ** 2)))
 
 
 def warm_up(rank: int, kernels: Kernels, learning: Learning, method: Method) -> None:
     """Compile, or load, what `fit` runs, on a model that is thrown away."""
     rows = np.arange(64, dtype=np.int32)
-    entries = Held(rows, rows % 8, (rows % 3).astype(np.float32), np.zeros(64, np.int64))
-    model = new_model(learning, rank, 0)
+    entries = Held(rows, rows % 8, learning.rating_step * (rows % 2).astype(np.float32), np.zeros(64, np.int64))
+    model = new_model(learning, rank, 0, (0.0, learning.rating_step))
     held = Ratings.from_entries(entries, user_floor_ms=np.full(64, NEVER), item_floor_ms=np.full(8, NEVER))
     prepare(model, held, kernels, learning)
     for _ in fit(model, kernels, learning, entries, method=method, n_iterations=1, seed=0):
@@ -183,31 +184,31 @@ def warm_up(rank: int, kernels: Kernels, learning: Learning, method: Method) -> 
 def _level(ratings: Ratings, before: Level) -> Level:
     """Return the level of all *ratings*; a range that was configured stays."""
     total = squares = deviations = 0.0
-    lowest, highest = np.inf, -np.inf
+    lowest, highest, counts = np.inf, -np.inf, np.array(before.counts, np.int64)
     for block in user_blocks(ratings):
         exact = block.ratings.astype(np.float64)
         total, squares = total + float(exact.sum()), squares + float(exact @ exact)
         lowest, highest = min(lowest, exact.min(initial=lowest)), max(highest, exact.max(initial=highest))
+        counts += before.counted(block.ratings)
     mean = total / ratings.n_ratings
     for block in user_blocks(ratings):  # again: a difference of squares would lose a small spread
         exact = block.ratings.astype(np.float64) - mean
         deviations += float(exact @ exact)
-    return Level(
-        ratings.n_ratings,
-        total,
-        squares,
-        intercept=mean,
-        spread=(deviations / ratings.n_ratings) ** 0.5 or 1.0,
+    level = replace(
+        before,
+        n=ratings.n_ratings,
+        total=total,
+        squares=squares,
         lowest=float(lowest) if before.lowest is None else before.lowest,
         highest=float(highest) if before.highest is None else before.highest,
+        counts=tuple(counts.tolist()),
     )
+    level.estimate(deviations / ratings.n_ratings)
+    return level
 
 
-def _errors(model: Model, learning: Learning, entries: Held) -> NDArray[np.float64]:
-    targets = learning.targets(entries.ratings)
-    return errors(
-        model.users.side, model.items.side, entries.user_rows, entries.item_rows, targets, intercept=model.level.intercept
-    )
+def _scores(model: Model, entries: Held) -> NDArray[np.float64]:
+    return scores(model.users.side, model.items.side, entries.user_rows, entries.item_rows, intercept=model.level.intercept)
 
 
 def _solver(model: Model, kernels: Kernels, learning: Learning) -> Callable[[int], None]:
@@ -247,6 +248,7 @@ def _stepper(model: Model, kernels: Kernels, learning: Learning, seed: int, mini
                 intercept=model.level.intercept,
                 objective=learning.objective(model.level),
                 rates=rates,
+                optimizer=optimizer_of(learning, model),
             )
 
     return step_all

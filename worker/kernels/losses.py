@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from factorstream.worker.kernels.api import F64, Loss
+
 SQUARED, LOGISTIC, POISSON, ORDINAL = range(4)
 KINDS = {"squared": SQUARED, "logistic": LOGISTIC, "poisson": POISSON, "ordinal": ORDINAL}
 
@@ -82,3 +84,21 @@ def around(x: Any, lowest: Any, step: Any, cuts: Any) -> Any:
         return np.nan, np.nan
     level = int(min(max(np.floor((x - lowest) / step + 0.5), 0.0), float(n)))
     return (cuts[level - 1] if level > 0 else -np.inf), (cuts[level] if level < n else np.inf)
+
+
+def bounds(loss: Loss, ratings: F64) -> tuple[F64, F64]:
+    """Return the cut points below and above each rating's category (`around`), for numpy."""
+    if not len(loss.cuts):
+        nothing = np.full(len(ratings), np.nan)
+        return nothing, nothing
+    edges = np.concatenate([[-np.inf], loss.cuts, [np.inf]])
+    levels = np.nan_to_num(np.floor((ratings - loss.lowest) / loss.step + 0.5)).clip(0, len(loss.cuts)).astype(np.int64)
+    known = np.isfinite(ratings)
+    return np.where(known, edges[levels], np.nan), np.where(known, edges[levels + 1], np.nan)
+
+
+def values(loss: Loss, ratings: F64, scores: F64) -> F64:
+    """Return ℓ(x, s) of each rating; NaN where either is."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        found: F64 = value(KINDS[loss.name], ratings, scores, *bounds(loss, ratings))
+    return found

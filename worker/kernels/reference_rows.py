@@ -136,7 +136,7 @@ class RowProblem:
 def losses_of(loss: Loss, ratings: F64, scores: F64) -> tuple[F64, F64, F64]:
     """Return ℓ, ∂ℓ/∂s and ∂²ℓ/∂s² of each rating."""
     kind = losses.KINDS[loss.name]
-    bounds = np.array([losses.around(x, loss.lowest, loss.step, loss.cuts) for x in ratings]).reshape(-1, 2).T
+    bounds = losses.bounds(loss, ratings)
     functions = (losses.value, losses.slope, losses.curvature)
     value, slope, curvature = (function(kind, ratings, scores, *bounds) for function in functions)
     return cast(F64, value), cast(F64, slope), cast(F64, curvature)

@@ -108,7 +108,7 @@ class Implicit:
             memory.sides[side].counts[: len(held)] = held > 0
             memory.sides[side].n = int(np.count_nonzero(held))
             empty = np.flatnonzero(held == 0).astype(np.int32)
-            table_of(model, side).restart(empty, self._kernels, self._learning.deviation(model.level))
+            table_of(model, side).restart(empty, self._kernels, self._learning.deviation(model.level, model.rank))
         self.end_sweep(model)
 
     def until_due(self, model: Model) -> int | None:
@@ -157,7 +157,7 @@ class Implicit:
             penalties=self._penalties(model, side, histories),
         )
         kept[side].n += replace_rows(kept[side].gram, own.side.factors, kept[side].counts, rows, new.factors, held)
-        own.restart(rows[held == 0], self._kernels, self._learning.deviation(model.level))
+        own.restart(rows[held == 0], self._kernels, self._learning.deviation(model.level, model.rank))
         kept[side].news[rows] = 0
         return gains
 
@@ -239,7 +239,7 @@ class Implicit:
         )
 
     def _grow(self, model: Model, n_users: int, n_items: int) -> None:
-        deviation = self._learning.deviation(model.level)
+        deviation = self._learning.deviation(model.level, model.rank)
         model.users.grow(n_users, self._kernels, deviation)
         model.items.grow(n_items, self._kernels, deviation)
         memory_of(model).grow(model.users.n, model.items.n)

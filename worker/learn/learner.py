@@ -32,6 +32,8 @@ class Learned:
     """``x − prediction`` before each step; NaN for an unrate."""
     clipped: F32
     """The same with the prediction clipped to the range known before that rating."""
+    losses: F32
+    """ℓ before each step, of a score that is not clipped; NaN for an unrate."""
     hits: F32 | None
     """Whether its item was ranked among the ten best of sampled ones before it was learned (`Tested.hits`)."""
     entries: Entries
@@ -87,7 +89,7 @@ class Learner:
         """Solve a block that is not due, because there is time."""
         entries = np.zeros(1, ENTRY)
         entries["kind"] = Kind.IDLE_BLOCK
-        return Learned(None, NO_ERRORS, NO_ERRORS, None, entries, NO_ROWS, NO_ROWS, self.sweeper.solve_block(model))
+        return Learned(None, NO_ERRORS, NO_ERRORS, NO_ERRORS, None, entries, NO_ROWS, NO_ROWS, self.sweeper.solve_block(model))
 
     def replay(self, model: Model, entries: Entries) -> Iterator[Learned]:
         """Do again what *entries* say, on a model as it was before them."""
@@ -125,6 +127,7 @@ class Learner:
             accepted,
             tested.errors,
             clipped,
+            tested.losses,
             tested.hits,
             entries_of(accepted),
             tested.also_users,
@@ -151,7 +154,7 @@ class Learner:
         model.n_accepted += 1  # published rows change, so the position does
         entries = np.zeros(1, ENTRY)
         entries["kind"], entries["user"], entries["item"], entries["rating"], entries["time"] = kind, user, item, np.nan, time
-        return Learned(None, NO_ERRORS, NO_ERRORS, None, entries, users, items, None)
+        return Learned(None, NO_ERRORS, NO_ERRORS, NO_ERRORS, None, entries, users, items, None)
 
 
 def _emptied(model: Model, side: int, others: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -13,6 +13,7 @@ from factorstream.worker.kernels.api import F32, F64, Kernels
 from factorstream.worker.learn import calibrator
 from factorstream.worker.learn.calibrator import Calibrated, Calibrator
 from factorstream.worker.learn.implicit import Implicit, Memory
+from factorstream.worker.learn.optimizers import PART, RowMoments
 from factorstream.worker.learn.posterior import Posterior, Remembered
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.learn.sgd import Sgd
@@ -77,4 +78,6 @@ def parts_of(learning: Learning, rank: int) -> Mapping[str, Callable[[], Part]]:
         parts[Remembered.NAME] = lambda: Remembered(rank)
     if learning.calibrate:
         parts[calibrator.NAME] = Calibrator
+    if learning.optimizer != "sgd":
+        parts[PART] = lambda: RowMoments(learning.optimizer, rank)
     return parts

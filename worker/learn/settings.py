@@ -1,14 +1,21 @@
-"""What the learner is told: step sizes and λ, in units of the data's own spread where they are not given."""
+"""What the learner is told: what is minimised, step sizes and λ, in units of the data's own spread where they are not given."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from factorstream.worker.kernels.api import F32, Objective, Penalty, Rates, Solver
+from factorstream.worker.kernels.api import F32, LossName, Objective, OptimizerName, Penalty, Rates, Solver
 from factorstream.worker.model.level import Level
+
+Learnable = LossName | Literal["implicit"]
+Schedule = Literal["constant", "count", "inverse"]
+
+UNIT_RATES: dict[OptimizerName, float] = {"adagrad": 0.1, "rmsprop": 0.01, "adam": 0.01}
+"""η of optimizers that divide a step by the size of its gradients: it has the unit of what it moves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,14 +24,15 @@ class Learning:
 
     Ratings multiplied by c should give a model whose scores are multiplied by c. Biases then grow with c and factors with √c, so
     λ of the factors goes with the spread, the factors' rate against it and their first deviation with its root; λ of the biases
-    has no unit.
+    has no unit. Where a rating weighs h (the curvature of a loss that is not squared), λ goes with h and rates against it.
     """
 
     learning_rate: float | None
     """η of the factors; None: `LEARNING_RATE` divided by the spread."""
-    bias_learning_rate: float
+    bias_learning_rate: float | None
+    """None: `BIAS_LEARNING_RATE`, divided by the curvature."""
     decay: float
-    """A row with n ratings steps by ``η / (1 + decay * n)``."""
+    """Of schedule ``count``: a row with n ratings steps by ``η / (1 + decay * n)``."""
     fold_in: int
     """Rows with at most so many ratings are solved, not stepped."""
     lambda_user: float | None
@@ -39,14 +47,26 @@ class Learning:
     """Ratings visited by one block, about."""
     calibrate: bool = False
     """Whether a calibrator corrects the scores."""
-    loss: str = "squared"
+    loss: Learnable = "squared"
+    rating_step: float = 1.0
+    """Ordinal: the distance of categories."""
+    nonnegative: bool = False
+    l1_user: float = 0.0
+    """κ of the factors."""
+    l1_item: float = 0.0
+    optimizer: OptimizerName = "sgd"
+    beta1: float = 0.9
+    beta2: float = 0.999
+    schedule: Schedule = "count"
+    power: float = 0.5
+    """Of schedule ``inverse``: a row with n ratings steps by ``η / n^power``."""
     alpha: float = 1.0
     """Implicit: a pair's confidence is ``1 + alpha * rating``."""
     solver: Solver = "auto"
     """How rows are solved in sweeps."""
     learner: Literal["sgd", "posterior"] = "sgd"
 
-    LEARNING_RATE = 0.1
+    LEARNING_RATE, BIAS_LEARNING_RATE = 0.1, 0.05
     LAMBDA, WEIGHTED_LAMBDA = 8.0, 0.12
     LAMBDA_BIAS, WEIGHTED_LAMBDA_BIAS = 2.5, 0.03
     IMPLICIT_LAMBDA, IMPLICIT_WEIGHTED_LAMBDA = 1.0, 0.003
@@ -56,7 +76,7 @@ class Learning:
         """Return the level before any rating; *range_* is what was configured."""
         if self.loss == "implicit":
             return Level(lowest=0.0, highest=1.0, centred=False)  # of preferences, which are what is predicted
-        return Level.of_range(*range_)
+        return Level.of_range(*range_, loss_name=self.loss, centred=not self.nonnegative, step=self.rating_step)
 
     def targets(self, ratings: F32) -> F32:
         """Return what is predicted of *ratings*: themselves, or whether they are above 0; NaN stays."""
@@ -64,26 +84,47 @@ class Learning:
 
     def rates(self, level: Level) -> Rates:
         """Return the step sizes at *level*."""
-        factors = self.LEARNING_RATE / level.spread if self.learning_rate is None else self.learning_rate
-        return Rates(factors, self.bias_learning_rate, self.decay)
+        factors, biases = self._unset_rates(level)
+        return Rates(
+            factors if self.learning_rate is None else self.learning_rate,
+            biases if self.bias_learning_rate is None else self.bias_learning_rate,
+            self.decay if self.schedule == "count" else 0.0,
+            self.power if self.schedule == "inverse" else 0.0,
+        )
+
+    def _unset_rates(self, level: Level) -> tuple[float, float]:
+        if self.optimizer in UNIT_RATES:
+            unit = UNIT_RATES[self.optimizer]
+            return unit * math.sqrt(level.spread), unit * level.spread
+        share = 1 - self.beta1 if self.optimizer == "momentum" else 1.0
+        factors = self.LEARNING_RATE / (level.spread * level.curvature)
+        return share * factors, share * self.BIAS_LEARNING_RATE / level.curvature
 
     def objective(self, level: Level) -> Objective:
         """Return what is minimised at *level*."""
-        return Objective(self.penalty(level))
+        return Objective(self.penalty(level), level.loss, self.nonnegative, biased=not self.nonnegative)
 
     def penalty(self, level: Level) -> Penalty:
-        """Return λ of the objective at *level*."""
-        unset = level.spread * (self.WEIGHTED_LAMBDA if self.weighted else self.LAMBDA)
+        """Return λ and κ of the objective at *level*."""
+        unset = level.spread * level.curvature * (self.WEIGHTED_LAMBDA if self.weighted else self.LAMBDA)
         if self.loss == "implicit":
             unset = self.IMPLICIT_WEIGHTED_LAMBDA if self.weighted else self.IMPLICIT_LAMBDA
-        unset_bias = self.WEIGHTED_LAMBDA_BIAS if self.weighted else self.LAMBDA_BIAS
+        unset_bias = level.curvature * (self.WEIGHTED_LAMBDA_BIAS if self.weighted else self.LAMBDA_BIAS)
         return Penalty(
             unset if self.lambda_user is None else self.lambda_user,
             unset if self.lambda_item is None else self.lambda_item,
             unset_bias if self.lambda_bias is None else self.lambda_bias,
             self.weighted,
+            self.l1_user,
+            self.l1_item,
         )
 
-    def deviation(self, level: Level) -> float:
-        """Return the standard deviation of a new row's first factors at *level*."""
-        return self.DEVIATION * float(level.spread**0.5)
+    def deviation(self, level: Level, rank: int) -> float:
+        """Return the standard deviation of a new row's first factors, of which there are *rank*, at *level*.
+
+        Non-negative factors are these without their sign, and so large that their product is the mean of the ratings.
+        """
+        if self.nonnegative:
+            mean = level.total / level.n if level.n else level.spread
+            return math.sqrt(math.pi / 2 * max(mean, 1e-3 * level.spread) / rank)
+        return self.DEVIATION * math.sqrt(level.spread)

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorstream.worker.kernels.api import F32, F64, Batch, Kernels
+from factorstream.worker.learn.optimizers import optimizer_of
 from factorstream.worker.learn.settings import Learning
-from factorstream.worker.learn.tested import Tested
+from factorstream.worker.learn.tested import Tested, tested
 from factorstream.worker.model.model import USERS, Model
 from factorstream.worker.model.ratings import Accepted
 
@@ -30,7 +31,7 @@ class Sgd:
         return None
 
     def step(self, model: Model, accepted: Accepted) -> Tested:
-        """Fold short rows in, step the others."""
+        """Fold short rows in, step the others; let cut points follow."""
         learning, level = self._learning, model.level
         self._grow(model, int(accepted.user_rows.max()) + 1, int(accepted.item_rows.max()) + 1)
         scored = self._kernels.sgd(
@@ -40,8 +41,14 @@ class Sgd:
             intercept=level.intercept,
             objective=learning.objective(level),
             rates=learning.rates(level),
+            optimizer=optimizer_of(learning, model),
         )
-        return Tested(accepted.ratings, scored.errors, scored)
+        if level.loss_name == "squared":
+            return Tested(accepted.ratings, scored.errors, scored)
+        scores = np.asarray(level.intercept + np.sum(scored[1:], axis=0, dtype=np.float64))
+        scores[~np.isfinite(scored.errors)] = np.nan
+        level.follow(accepted.ratings, scores)
+        return tested(level, accepted.ratings, scores)
 
     def solve(self, model: Model, side: int, rows: NDArray[np.int32], *, afresh: bool = False) -> F64:
         """Set *rows* to the objective's minimiser over each (ALS)."""
@@ -71,9 +78,9 @@ class Sgd:
         return own.factors[rows], own.biases[rows]
 
     def _grow(self, model: Model, n_users: int, n_items: int) -> None:
-        deviation = self._learning.deviation(model.level)
-        model.users.grow(n_users, self._kernels, deviation)
-        model.items.grow(n_items, self._kernels, deviation)
+        deviation, nonnegative = self._learning.deviation(model.level, model.rank), self._learning.nonnegative
+        model.users.grow(n_users, self._kernels, deviation, nonnegative=nonnegative)
+        model.items.grow(n_items, self._kernels, deviation, nonnegative=nonnegative)
 
 
 def batch_of(accepted: Accepted) -> Batch:

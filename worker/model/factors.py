@@ -34,10 +34,12 @@ class Factors:
         """``(n,)``, a view."""
         return self.side.biases[: self.n]
 
-    def grow(self, n: int, kernels: Kernels, deviation: float) -> None:
-        """Have at least *n* rows; new ones start from the counter hash."""
+    def grow(self, n: int, kernels: Kernels, deviation: float, *, nonnegative: bool = False) -> None:
+        """Have at least *n* rows; new ones start from the counter hash, without their signs where *nonnegative*."""
         if n > self.n:
             kernels.initialize(self.side, self.n, n, seed=self._seed, stream=self._stream, deviation=deviation)
+            if nonnegative:
+                np.abs(self.side.factors[self.n : n], out=self.side.factors[self.n : n])
             self.n = n
 
     def restart(self, rows: NDArray[np.int32], kernels: Kernels, deviation: float) -> None:

@@ -164,6 +164,7 @@ META = {
     "published_ms": 1_700_000_000_000,
 }
 
+ORDINAL = {**META, "loss": "ordinal", "link": "ordinal", "categories": [0.5, 1.0, 1.5], "cuts": [-1.25, 2.0], "intercept": 0.0}
 GOLDEN = {
     "keys": [key("movies", key_id, n_buckets) for key_id in IDS for n_buckets in (1, 16)],
     "embeddings": [
@@ -198,6 +199,7 @@ GOLDEN = {
             "meta": {**META, "range": None, "offsets": {}},
             "text": json.dumps({**META, "range": None, "offsets": {}, "of_a_newer_worker": [1]}),
         },
+        {"meta": ORDINAL, "text": json.dumps(ORDINAL, separators=(",", ":"))},
     ],
     "events": EVENTS,
 }

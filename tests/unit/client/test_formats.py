@@ -142,7 +142,7 @@ def test_what_is_no_fence_is_called_so(value):
         unpack_fence(value)
 
 
-@pytest.mark.parametrize("golden", GOLDEN["metas"], ids=["plain", "of a newer worker"])
+@pytest.mark.parametrize("golden", GOLDEN["metas"], ids=["plain", "of a newer worker", "ordinal"])
 def test_descriptions_are_the_golden_ones(golden):
     meta = unpack_meta(golden["text"].encode())
     assert json.loads(pack_meta(meta)) == golden["meta"]
