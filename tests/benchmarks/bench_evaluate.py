@@ -1,6 +1,6 @@
 """How good what is learned is: `evaluate` beside River's BiasedMF, `fit --method als` beside Surprise's SVD++.
 
-    python -m tests.benchmarks.bench_evaluate [--seeds 5]
+    python -m tests.benchmarks.bench_evaluate [--seeds 5] [--folds-of-svdpp 2] [--only folds]
 
 Both of ours are the commands as users start them, with their defaults. River predicts and learns the same ratings in the same
 order, clipped to the scale; its settings are those of its documentation. SVD++ learns the same random 90 % and is asked
@@ -15,10 +15,13 @@ import time
 
 import numpy as np
 from river import optim, reco
-from surprise import Dataset, Reader, SVDpp
+from surprise import SVD, Dataset, Reader, SVDpp
 
-from factorstream.worker.fitting import last_writes, split
+from factorstream.worker.cli.fit import ITERATIONS
+from factorstream.worker.config import load
+from factorstream.worker.fitting import fit, fit_svd, fold, last_writes, learning_of_all, prepare, split
 from factorstream.worker.history import read
+from factorstream.worker.wiring import fresh_model, kernels_of, learning_of
 from tests.benchmarks.live import PROGRAM
 from tests.benchmarks.streams import movielens_path, movietweetings_path
 from tests.benchmarks.table import Figure, show
@@ -27,13 +30,25 @@ MOST_RMSE = {"MovieLens-100K": 0.943, "MovieTweetings": 1.60}
 LEAST_RATINGS_PER_S = 200_000
 HOLDOUT, MOST_HOLDOUT_RMSE, MOST_ABOVE_SVDPP = 0.1, 0.925, 0.005
 N_EVALUATIONS = 3
+N_FOLDS, MOST_FOLDS_RMSE = 5, 0.905
+METHODS = {
+    "als": ("als",),
+    "als, learner posterior": ("als", "model.learner=posterior"),
+    "sgd": ("sgd",),
+    "svd": ("svd",),
+}
 
 
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--seeds", type=int, default=5, help="random splits for fit")
+    options.add_argument("--folds-of-svdpp", type=int, default=2, help="of five; each takes half a minute")
+    options.add_argument("--only", choices=["folds"], help="cross-validation alone")
     asked = options.parse_args()
     paths = {"MovieLens-100K": movielens_path(), "MovieTweetings": movietweetings_path()}
+    show("fit, MovieLens-100K, five random folds", folds(paths["MovieLens-100K"], asked.folds_of_svdpp))
+    if asked.only:
+        return
     for name, path in paths.items():
         if path is not None:
             show(f"evaluate, {name}", evaluation(name, path))
@@ -104,17 +119,58 @@ def fitting(path, n_seeds):
     ]
 
 
+def folds(path, n_of_svdpp):
+    """Return the figures of `fit`'s methods and of Surprise's models, all with their defaults, over the same five folds."""
+    history = read(path)
+    held = held_by(history)
+    found = {name: [] for name in (*METHODS, "Surprise's SVD", "Surprise's SVD++")}
+    for number in range(N_FOLDS):
+        parts = fold(held, number, N_FOLDS, seed=0)
+        for name, (method, *told) in METHODS.items():
+            found[name].append(fitted(history, parts, method, told))
+        found["Surprise's SVD"].append(surprised(history, parts, SVD(random_state=0))[0])
+        if number < n_of_svdpp:
+            found["Surprise's SVD++"].append(surprised(history, parts, SVDpp(random_state=0, cache_ratings=True))[0])
+    most = {"als, learner posterior": MOST_FOLDS_RMSE}
+    return [
+        Figure(f"RMSE, {name}, mean of {len(errors)} folds", statistics.mean(errors), "", at_most=most.get(name))
+        for name, errors in found.items()
+        if errors
+    ]
+
+
+def fitted(history, parts, method, told):
+    """Return the error on what is held out, of `fit` with its defaults."""
+    settings = load(None, told, {})
+    kernels, learning, model = kernels_of(settings), learning_of(settings), fresh_model(settings)
+    prepare(model, parts.training, kernels, learning)
+    n = ITERATIONS[method]
+    if method == "svd":
+        iterations = fit_svd(model, learning_of_all(learning, model.level), parts.holdout, n_iterations=n, seed=0)
+    else:
+        iterations = fit(model, kernels, learning, parts.holdout, method=method, n_iterations=n, seed=0)
+    *_, last = iterations
+    return last.holdout_rmse
+
+
+def held_by(history):
+    """Return the store of what *history* holds in the end."""
+    columns = (history.user_codes, history.item_codes, history.ratings, history.timestamps_ms)
+    return last_writes(*columns, n_users=len(history.user_names), n_items=len(history.item_names))
+
+
 def svdpp(history, seed):
     """Return the holdout RMSE of SVD++ over the split that `fit` makes with *seed*, and the seconds it took to learn."""
-    columns = (history.user_codes, history.item_codes, history.ratings, history.timestamps_ms)
-    held = last_writes(*columns, n_users=len(history.user_names), n_items=len(history.item_names))
-    parts = split(held, HOLDOUT, seed)
+    parts = split(held_by(history), HOLDOUT, seed)
+    return surprised(history, parts, SVDpp(random_state=seed, cache_ratings=True))
+
+
+def surprised(history, parts, model):
+    """Return the RMSE of one of Surprise's models over what *parts* hold out, and the seconds it took to learn."""
     learned = parts.training.entries()
     scale = Reader(rating_scale=(float(history.ratings.min()), float(history.ratings.max())))
     columns = (learned.user_rows.tolist(), learned.item_rows.tolist(), learned.ratings.tolist())
-    dataset = Dataset(reader=scale)
-    training = dataset.construct_trainset([(*rating, None) for rating in zip(*columns, strict=True)])
-    model = SVDpp(random_state=seed, cache_ratings=True)
+    training = Dataset(reader=scale).construct_trainset([(*rating, None) for rating in zip(*columns, strict=True)])
     began = time.perf_counter()
     model.fit(training)
     seconds = time.perf_counter() - began

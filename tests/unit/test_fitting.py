@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from factorstream.worker import fitting, kernels
 from factorstream.worker.config import load
 from factorstream.worker.errors import UserMistake
+from factorstream.worker.learn.learner import new_model
 from factorstream.worker.local import generated
 from factorstream.worker.model.model import Model
 from factorstream.worker.model.ratings import Held
@@ -189,3 +190,16 @@ def test_an_ended_fit_goes_on_from_its_file_where_it_was(history):
         with pytest.raises(UserMistake, match="no such file"):
             fitting.start_from_file(Path(f"{file.name}.npz"), other, *names)
     assert all((a == b).all() for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_the_posterior_learner_fits_too_and_better():
+    drawn = generated.ratings(6_000, 200, 150, seed=3)
+    held = store(Held(drawn.users, drawn.items, drawn.ratings, drawn.timestamps_ms), 200, 150)
+    parts = fitting.split(held, 0.1, 0)
+    errors = []
+    for learner in ("sgd", "posterior"):
+        learning = told(f"model.learner={learner}")
+        model = new_model(learning, 4, 1)
+        fitting.prepare(model, parts.training, CPU, learning)
+        errors.append(steps(model, learning, "als", 15, parts.holdout)[-1].holdout_rmse)
+    assert errors[1] < errors[0]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from factorstream.worker.config import Settings
     from factorstream.worker.fitting import Iteration, Split
     from factorstream.worker.history import History
+    from factorstream.worker.learn.settings import Learning
     from factorstream.worker.model.model import Model
 
 MethodName = Literal["als", "sgd", "svd"]
@@ -70,6 +71,15 @@ class Asked:
                 raise UserMistake(why)
         if self.out is not None and not os.access(self.out.resolve().parent, os.W_OK):
             raise UserMistake(f"--out {self.out}: {self.out.resolve().parent} is no folder that can be written to")
+
+    def check_against(self, learning: Learning) -> None:
+        """Raise `UserMistake` for options by which *learning* cannot be learned."""
+        if learning.loss == "implicit" and (self.method != "als" or self.start == "svd"):
+            raise UserMistake(
+                "model.loss = 'implicit' runs over all pairs, which only als solves, from a random start or a file's"
+            )
+        if learning.learner == "posterior" and self.method != "als":
+            raise UserMistake(f"model.learner = 'posterior' is solved by als: {self.method} leaves no covariances")
 
 
 def fit(
@@ -232,6 +242,8 @@ def _begun(history: History, settings: Settings, asked: Asked) -> tuple[Model, I
     check_ratings(learning, fresh_model(settings).level, history.ratings)
     if learning.loss == "implicit" and (asked.method != "als" or asked.start == "svd"):
         raise UserMistake("model.loss = 'implicit' runs over all pairs, which only als solves, from a random start or a file's")
+    check_ratings(learning, history.ratings)
+    asked.check_against(learning)
     parts = _parts(history, asked, seed)
     if asked.method != "svd":
         fitting.warm_up(settings.model.rank, kernels, learning, asked.method)

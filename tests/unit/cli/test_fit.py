@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from factorstream.worker.cli.curve import curve
 from factorstream.worker.cli.fit import Asked
+from factorstream.worker.config import load
 from factorstream.worker.errors import UserMistake
+from factorstream.worker.wiring import learning_of
 
 PLAIN = {
     "method": "als", "n_iterations": None, "until_converged": False, "holdout": 0.0, "holdout_last": False,
@@ -30,6 +32,15 @@ def test_options_that_make_no_sense_together_are_refused_with_the_reason(options
     Asked(**PLAIN).check()
     with pytest.raises(UserMistake, match=why):
         Asked(**PLAIN | options).check()
+
+
+@pytest.mark.parametrize("method", ["sgd", "svd"])
+@pytest.mark.parametrize("told", ["model.loss=implicit", "model.learner=posterior"])
+def test_what_needs_exact_solves_is_not_learned_otherwise(method, told):
+    learning = learning_of(load(None, [told], {}))
+    Asked(**PLAIN).check_against(learning)
+    with pytest.raises(UserMistake, match="als"):
+        Asked(**PLAIN | {"method": method}).check_against(learning)
 
 
 def test_unless_told_otherwise_it_goes_on_until_it_has_converged_or_as_long_as_is_worth_it():
