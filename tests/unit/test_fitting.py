@@ -15,7 +15,7 @@ from factorstream.worker.learn.learner import new_model
 from factorstream.worker.local import generated
 from factorstream.worker.model.model import Model
 from factorstream.worker.model.ratings import Held
-from factorstream.worker.wiring import learning_of
+from factorstream.worker.wiring import fresh_model, learning_of
 
 CPU = kernels.select("cpu")
 NONE = Held(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0, np.int64))
@@ -203,3 +203,16 @@ def test_the_posterior_learner_fits_too_and_better():
         fitting.prepare(model, parts.training, CPU, learning)
         errors.append(steps(model, learning, "als", 15, parts.holdout)[-1].holdout_rmse)
     assert errors[1] < errors[0]
+
+
+@settings(max_examples=25)
+@given(histories(), st.sampled_from(["model.nonnegative=true", "model.loss=poisson", "model.loss=ordinal", "als.l1_user=0.3"]))
+def test_exact_solves_of_any_loss_and_constraint_never_raise_the_objective(history, choice):
+    stars = ["model.rating_min=1", "model.rating_max=5"] if choice.endswith("ordinal") else []
+    asked = load(None, ["model.rank=3", choice, *stars], {})
+    learning, model = learning_of(asked), fresh_model(asked)
+    fitting.prepare(model, store(*history), CPU, learning)
+    values = np.array([step.objective for step in steps(model, learning, "als", 5)])
+    assert (np.diff(values) <= 1e-5 * (1 + np.abs(values[0]))).all()
+    if learning.nonnegative:
+        assert all((parameters >= 0).all() for parameters in model.parameters())

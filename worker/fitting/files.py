@@ -34,7 +34,9 @@ def save(path: Path, model: Model, user_ids: Sequence[str], item_ids: Sequence[s
         raise UserMistake(f"--out {path} could not be written: {error.strerror}") from error
 
 
-def start_from_file(path: Path, model: Model, user_ids: Sequence[str], item_ids: Sequence[str]) -> None:
+def start_from_file(
+    path: Path, model: Model, user_ids: Sequence[str], item_ids: Sequence[str], *, nonnegative: bool = False
+) -> None:
     """Let *model*, which is prepared, start from the factors and biases that `save` wrote, by id; ids not in it stay as they are.
 
     Raises `UserMistake`, also when no id is in it or the rank is another.
@@ -47,6 +49,8 @@ def start_from_file(path: Path, model: Model, user_ids: Sequence[str], item_ids:
         raise UserMistake(f"--start {path}: there is no such file (or say svd, or random)") from error
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserMistake(f"--start {path} is not what 'factorstream fit --out' writes: {error}") from error
+    if nonnegative and any((parameters < 0).any() for parameters in model.parameters()):
+        raise UserMistake(f"--start {path} has negative numbers, and nonnegative factors cannot start there: take one of nmf")
     if not found:
         raise UserMistake(f"--start {path} holds none of the users and items of this history: is it of other data?")
 

@@ -120,27 +120,19 @@ def fit(
 
 
 def objective(model: Model, learning: Learning) -> float:
-    """Return ``Σ ℓ(x, s) + Σ ½ λ |·|² + Σ κ |·|₁`` over the ratings held; of clicks over all pairs, confidence-weighted."""
-    penalty, loss = learning.penalty(model.level), model.level.loss
-    """Return ``Σ ½ (x − s)² + Σ ½ λ |·|²`` over the ratings held; with the implicit loss over all pairs, confidence-weighted.
+    """Return ``Σ ℓ(x, s) + Σ ½ λ |·|² + Σ κ |·|₁`` over the ratings held; of clicks over all pairs, confidence-weighted.
 
     Of the learner posterior the first sum alone: what its solves lower is a bound of the evidence, with noise and priors in it.
     """
-    penalty = learning.penalty(model.level)
+    penalty, loss, total = learning.penalty(model.level), model.level.loss, 0.0
     if learning.loss == "implicit":
         return _implicit_objective(model, learning, penalty)
-    total = penalties(model.users.side, model.ratings.user_counts, penalty, users=True)
-    total += penalties(model.items.side, model.ratings.item_counts, penalty, users=False)
+    if learning.learner != "posterior":
+        total += penalties(model.users.side, model.ratings.user_counts, penalty, users=True)
+        total += penalties(model.items.side, model.ratings.item_counts, penalty, users=False)
     for block in user_blocks(model.ratings):
         total += float(losses.values(loss, block.ratings.astype(np.float64), _scores(model, block)).sum())
     return total
-        off = _errors(model, learning, block)
-        losses += 0.5 * float(off @ off)
-    if learning.learner == "posterior":
-        return losses
-    users = penalties(model.users.side, model.ratings.user_counts, penalty.user, penalty.bias, weighted=penalty.weighted)
-    items = penalties(model.items.side, model.ratings.item_counts, penalty.item, penalty.bias, weighted=penalty.weighted)
-    return losses + users + items
 
 
 def _implicit_objective(model: Model, learning: Learning, penalty: Penalty) -> float:

@@ -57,3 +57,14 @@ def test_a_curve_goes_from_the_largest_to_the_smallest(values):
     bars = [line.split("│")[1] for line in lines]
     assert max(map(len, bars)) == min(40, len(values))
     assert " " not in bars[-1], "the smallest still shows"
+
+
+@pytest.mark.parametrize("told", [["model.nonnegative=true"], ["model.loss=logistic"]])
+@pytest.mark.parametrize("options", [{"method": "svd"}, {"start": "svd"}])
+def test_svd_is_of_numbers_of_any_sign(told, options):
+    with pytest.raises(UserMistake, match="svd approximates numbers of any sign"):
+        Asked(**PLAIN | options).check_against(learning_of(load(None, told, {})))
+
+
+def test_nmf_and_newton_are_exact_solves():
+    assert [Asked(**PLAIN | {"method": name}).solved_by for name in ("als", "nmf", "newton", "sgd")] == ["als"] * 3 + ["sgd"]
