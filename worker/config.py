@@ -209,7 +209,7 @@ class Sgd(Section):
     """How η falls with a row's number n of ratings: not at all, as 1 / (1 + decay · n), or as 1 / n^power."""
     decay: float = Field(0.002, ge=0)
     """Of schedule count."""
-    power: float = Field(0.5, gt=0, le=1)
+    power: float = Field(0.25, gt=0, le=1)
     """Of schedule inverse."""
     fold_in: int = Field(8, ge=0, le=256)
     """A row with at most so many ratings is solved exactly at each of them, instead of stepped."""
@@ -226,13 +226,13 @@ class Als(Section):
     """Regularisation of the objective, which SGD and sweeps share."""
 
     lambda_user: float | None = Field(None, ge=0)
-    """λ of the users' factors; unset: 8 times the standard deviation of the ratings."""
+    """λ of the users' factors; unset: 8 times the standard deviation of the ratings, 0.5 times it when nonnegative."""
     lambda_item: float | None = Field(None, ge=0)
     """λ of the items' factors; unset: likewise."""
     lambda_bias: float | None = Field(None, ge=0)
     """λ of the biases; unset: 2.5, or 0.03 when weighted."""
     l1_user: float = Field(0.0, ge=0)
-    """κ of Σ κ |factor| over the users' factors: makes many exactly zero; with λ an elastic net."""
+    """κ of Σ κ |factor| over the users' factors: makes some exactly zero, from about 0.1 on; with λ an elastic net."""
     l1_item: float = Field(0.0, ge=0)
     """κ of the items' factors."""
     weighted: bool = False

@@ -55,12 +55,12 @@ def check_ratings(learning: Learning, level: Level, ratings: F32) -> None:
     """Raise `UserMistake` where *ratings* of a file are none that *learning* can learn; *level* is that before any rating."""
     wrong = ratings[~level.learnable(ratings)]
     if len(wrong):
+        categories = f"from {level.lowest} to {level.highest} at steps of {level.step}"
         told = {
             "implicit": "strengths of clicks, at least 0: leave such lines out, or write 0 for what was taken back",
             "poisson": "counts, at least 0: mend the file, or choose another loss",
             "logistic": "0 and 1, no and yes: turn them into these",
-            "ordinal": f"from {level.lowest:g} to {level.highest:g} at steps of {level.step:g}: "
-            "set model.rating_min, rating_max and rating_step to the categories there are",
+            "ordinal": f"{categories}: set model.rating_min, rating_max and rating_step to the categories there are",
             "squared": "at least 0, for model.nonnegative is true: mend the file, or leave that out",
         }
         raise UserMistake(

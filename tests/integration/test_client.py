@@ -23,6 +23,7 @@ from factorstream import (
     InvalidEvent,
     Meta,
     ModelNotFound,
+    NoProbabilities,
     Producer,
     ProducerUnavailable,
     Rating,
@@ -153,6 +154,8 @@ class Published:
             epoch=epoch,
             rank=rank,
             link=link,
+            categories=(1.0, 2.0, 3.0) if link == "ordinal" else (),
+            cuts=(2.0, 4.0) if link == "ordinal" else (),
             intercept=3.0,
             n_users=n_users,
             n_items=n_items,
@@ -234,6 +237,23 @@ def test_predictions_and_rankings_are_links_of_scores(redis_url, flushed_redis, 
     scores = published.scores(published.users[1])
     assert reader.predict("u1", ["m2"])[0] == pytest.approx(of(scores[2]))
     assert [item_id for item_id, _ in reader.top_n("u1", 5)] == published.best(scores, 5)
+
+
+@pytest.mark.parametrize(("link", "categories"), [("ordinal", (1.0, 2.0, 3.0)), ("sigmoid", (0.0, 1.0))])
+def test_models_of_categories_tell_how_likely_each_rating_is(redis_url, flushed_redis, model_name, link, categories):
+    Published(flushed_redis, model_name, link=link)
+    reader = Reader(redis_url, model_name)
+    items = ["m2", "m3", "?"]
+    found = reader.probabilities("u1", items)
+    assert [tuple(shares) for shares in found] == [categories] * 3
+    assert [sum(shares.values()) for shares in found] == pytest.approx([1, 1, 1])
+    expected = [sum(rating * share for rating, share in shares.items()) for shares in found]
+    assert reader.predict("u1", items) == pytest.approx(expected)
+
+
+def test_a_model_of_numbers_has_no_probabilities_and_says_which_have(published, reader):
+    with pytest.raises(NoProbabilities, match=r"squared loss, .* ordinal"):
+        reader.probabilities("u1", ["m2"])
 
 
 def test_the_top_are_the_best_of_all_items_and_their_scores_are_predictions(published, reader):

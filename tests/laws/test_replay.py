@@ -11,22 +11,29 @@ from tests.laws.strategies import logs
 from tests.laws.world import Crash, Fuse, World, settings_of, worker
 
 IDLE = ("sweep.when_idle=true", "model.rating_max=5")
+LEARNERS = {
+    "sgd": [],
+    "posterior": ["model.learner=posterior"],
+    "stars": ["model.loss=ordinal", "model.rating_min=0.5", "model.rating_step=0.5", "sgd.optimizer=adam"],
+    "counts": ["model.loss=poisson", "als.l1_user=0.1", "sgd.optimizer=momentum", "sgd.schedule=inverse", "sgd.fold_in=0"],
+    "parts": ["model.nonnegative=true", "sgd.optimizer=rmsprop", "sgd.fold_in=1"],
+}
 
 
 def replayed(journal, chosen):
     learner = Learner(kernels.select("cpu"), learning_of(chosen))
-    model = new_model(learner.learning, chosen.model.rank, chosen.model.seed, range_=(None, 5.0))
+    model = new_model(learner.learning, chosen.model.rank, chosen.model.seed, chosen.model.range)
     for entries in journal:
         for _ in learner.replay(model, entries):
             pass
     return model
 
 
-@pytest.mark.parametrize("learner", ["sgd", "posterior"])
+@pytest.mark.parametrize("learner", LEARNERS)
 @given(log=logs(), crashes=st.lists(st.integers(0, 60), max_size=4), max_records=st.integers(1, 7), n_idle=st.integers(0, 12))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_any_run_with_any_crashes_is_what_its_own_journal_says(learner, log, crashes, max_records, n_idle):
-    chosen = settings_of(*IDLE, f"model.learner={learner}")
+    chosen = settings_of(*IDLE, *LEARNERS[learner])
     world = World()
     world.write(log)
     for length in [*crashes, None]:

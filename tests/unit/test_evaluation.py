@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factorstream.worker.config import load
-from factorstream.worker.evaluation import evaluate, evaluate_so_far, pieces
+from factorstream.worker.errors import UserMistake
+from factorstream.worker.evaluation import check_ratings, evaluate, evaluate_so_far, pieces
 from factorstream.worker.model.journal import Events
 from factorstream.worker.wiring import fresh_model, learner_of
 
@@ -41,3 +42,41 @@ def test_pieces_are_all_events_and_no_moment_is_in_two(log, n_pieces):
     assert 1 <= len(parts) <= n_pieces
     assert all(len(part) for part in parts)
     assert all(a.timestamps_ms[-1] < b.timestamps_ms[0] for a, b in pairwise(parts))
+
+
+LIKELIHOODS = {
+    "logistic": (lambda x: x > 2, lambda x, prediction: -np.log(np.where(x > 0, prediction, 1 - prediction))),
+    "poisson": (lambda x: x, lambda x, prediction: prediction - x * np.log(prediction)),
+    "squared": (lambda x: x, lambda x, prediction: 0.5 * (x - prediction) ** 2),
+}
+
+
+@pytest.mark.parametrize("loss", LIKELIHOODS)
+@settings(max_examples=20)
+@given(log=st.lists(writes, min_size=1, max_size=30))
+def test_the_loss_is_that_of_the_predictions_made_before_learning(loss, log):
+    turned, likelihood = LIKELIHOODS[loss]
+    chosen = load(None, ["model.rank=3", "model.calibrate=false", f"model.loss={loss}"], {})
+    events = events_of([(user, item, float(turned(x)), time) for time, (user, item, x, _) in enumerate(log)])
+    learned = list(learner_of(chosen).learn(fresh_model(chosen), events))
+    predictions = events.ratings.astype(np.float64) - np.concatenate([part.errors for part in learned])
+    found = evaluate(learner_of(chosen), fresh_model(chosen), events)
+    assert found.loss == pytest.approx(np.mean(likelihood(events.ratings, predictions)), rel=1e-3, abs=1e-4)
+
+
+def test_ratings_that_a_loss_cannot_learn_are_told_by_value():
+    for assignments, ratings, told in (
+        (["model.loss=logistic"], [0, 1, 0.5], r"0\.5, .* 0 and 1"),
+        (["model.loss=poisson"], [0, 3, -2], r"-2, .* counts"),
+        (
+            ["model.loss=ordinal", "model.rating_min=1", "model.rating_max=5"],
+            [1, 2.5],
+            r"2\.5, .* from 1\.0 to 5\.0 at steps of 1\.0",
+        ),
+        (["model.nonnegative=true"], [4, -1], r"-1, .*nonnegative"),
+    ):
+        chosen = load(None, assignments, {})
+        model, learning = fresh_model(chosen), learner_of(chosen).learning
+        check_ratings(learning, model.level, np.array(ratings[:-1], np.float32))
+        with pytest.raises(UserMistake, match=told):
+            check_ratings(learning, model.level, np.array(ratings, np.float32))

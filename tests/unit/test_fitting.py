@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from factorstream.worker import fitting, kernels
 from factorstream.worker.config import load
 from factorstream.worker.errors import UserMistake
+from factorstream.worker.kernels.api import Side
 from factorstream.worker.learn.learner import new_model
 from factorstream.worker.local import generated
 from factorstream.worker.model.model import Model
 from factorstream.worker.model.ratings import Held
 from factorstream.worker.wiring import fresh_model, learning_of
+from tests.kernels.objectives import total
 
 CPU = kernels.select("cpu")
 NONE = Held(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0, np.int64))
@@ -72,6 +74,35 @@ def test_exact_solves_never_raise_the_objective(history, penalty, weighted, rank
     before = [fitting.objective(model, learning)]
     after = [step.objective for step in steps(model, learning, "als", 5)]
     assert (np.diff(before + after) <= 1e-4 * (1 + before[0])).all()
+
+
+WAYS = {
+    "logistic": (["model.loss=logistic"], lambda x: x > 3),
+    "poisson": (["model.loss=poisson"], lambda x: x),
+    "ordinal": (["model.loss=ordinal", "model.rating_min=1", "model.rating_max=5"], lambda x: x),
+    "l1": (["als.l1_user=0.2", "als.l1_item=0.1"], lambda x: x),
+    "nonnegative": (["model.nonnegative=true"], lambda x: x),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@settings(max_examples=15)
+@given(history=histories(), weighted=st.booleans())
+def test_every_objective_is_its_formula_and_solves_never_raise_it(way, history, weighted):
+    assignments, turned = WAYS[way]
+    chosen = load(None, [*assignments, f"als.weighted={weighted}", "model.rank=3"], {})
+    learning = learning_of(chosen)
+    entries = history[0]._replace(ratings=turned(history[0].ratings).astype(np.float32))
+    model = fresh_model(chosen)
+    fitting.prepare(model, store(entries, *history[1:]), CPU, learning)
+    learning = fitting.learning_of_all(learning, model.level)
+    before = [fitting.objective(model, learning)]
+    after = [step.objective for step in steps(model, learning, "als", 4)]
+    assert (np.diff(before + after) <= 1e-5 * (1 + abs(before[0]))).all()
+    held = list(zip(*(column.tolist() for column in entries[:3]), strict=True))
+    tables = Side(model.users.factors, model.users.biases), Side(model.items.factors, model.items.biases)
+    expected = total(learning.objective(model.level), *tables, held, model.level.intercept)
+    assert after[-1] == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
 def test_steps_and_solves_end_at_one_objective():

@@ -21,6 +21,7 @@ from factorstream.worker.learn.learner import new_model
 from factorstream.worker.learn.optimizers import optimizer_of
 from factorstream.worker.learn.rule import rule_of
 from factorstream.worker.learn.settings import Learning
+from factorstream.worker.model import cuts
 from factorstream.worker.model.level import Level
 from factorstream.worker.model.model import ITEMS, USERS, Model
 from factorstream.worker.model.ratings import Held, Ratings
@@ -70,7 +71,7 @@ def prepare(model: Model, training: Ratings, kernels: Kernels, learning: Learnin
 
 def learning_of_all(learning: Learning, level: Level) -> Learning:
     """Return *learning* with the λ of a whole history where none is set; *level* is that of its ratings."""
-    if learning.weighted or learning.loss == "implicit":
+    if learning.weighted or learning.nonnegative or learning.loss == "implicit":
         return learning
     unset = LAMBDA * level.spread * level.curvature
     user = unset if learning.lambda_user is None else learning.lambda_user
@@ -106,6 +107,8 @@ def fit(
     for number in range(n_iterations):
         began = time.perf_counter()
         improve(number)
+        if model.level.cuts:
+            _refit_cuts(model)
         seconds = time.perf_counter() - began
         value = objective(model, learning)
         if not np.isfinite(value):
@@ -209,6 +212,20 @@ def _level(ratings: Ratings, before: Level) -> Level:
     )
     level.estimate(deviations / ratings.n_ratings)
     return level
+
+
+def _refit_cuts(model: Model) -> None:
+    """Move the cut points between categories to where the loss of all ratings held is least."""
+    level = model.level
+
+    def slope(points: NDArray[np.float64]) -> cuts.Slope:
+        parts = [
+            cuts.slope_of(points, level.loss, block.ratings.astype(np.float64), _scores(model, block))
+            for block in user_blocks(model.ratings)
+        ]
+        return cuts.Slope(*(sum(columns[1:], columns[0]) for columns in zip(*parts, strict=True)))
+
+    level.cuts = level.next_cuts = cuts.refitted(level.cuts, slope)
 
 
 def _scores(model: Model, entries: Held) -> NDArray[np.float64]:

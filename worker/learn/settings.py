@@ -14,7 +14,7 @@ from factorstream.worker.model.level import Level
 Learnable = LossName | Literal["implicit"]
 Schedule = Literal["constant", "count", "inverse"]
 
-UNIT_RATES: dict[OptimizerName, float] = {"adagrad": 0.1, "rmsprop": 0.01, "adam": 0.01}
+UNIT_RATES: dict[OptimizerName, float] = {"adagrad": 0.3, "rmsprop": 0.01, "adam": 0.03}
 """η of optimizers that divide a step by the size of its gradients: it has the unit of what it moves."""
 
 
@@ -58,7 +58,7 @@ class Learning:
     beta1: float = 0.9
     beta2: float = 0.999
     schedule: Schedule = "count"
-    power: float = 0.5
+    power: float = 0.25
     """Of schedule ``inverse``: a row with n ratings steps by ``η / n^power``."""
     alpha: float = 1.0
     """Implicit: a pair's confidence is ``1 + alpha * rating``."""
@@ -69,8 +69,11 @@ class Learning:
     LEARNING_RATE, BIAS_LEARNING_RATE = 0.1, 0.05
     LAMBDA, WEIGHTED_LAMBDA = 8.0, 0.12
     LAMBDA_BIAS, WEIGHTED_LAMBDA_BIAS = 2.5, 0.03
+    NONNEGATIVE_LAMBDA = 0.5
+    """In the place of `LAMBDA`: factors that carry the mean, too, must not be pulled to zero."""
     IMPLICIT_LAMBDA, IMPLICIT_WEIGHTED_LAMBDA = 1.0, 0.003
-    DEVIATION = 0.05
+    DEVIATION, SPARSE_DEVIATION = 0.05, 0.5
+    """With κ, factors that start near zero would all become zero, and stay so."""
 
     def first_level(self, range_: tuple[float | None, float | None]) -> Level:
         """Return the level before any rating; *range_* is what was configured."""
@@ -106,7 +109,8 @@ class Learning:
 
     def penalty(self, level: Level) -> Penalty:
         """Return λ and κ of the objective at *level*."""
-        unset = level.spread * level.curvature * (self.WEIGHTED_LAMBDA if self.weighted else self.LAMBDA)
+        plain = self.NONNEGATIVE_LAMBDA if self.nonnegative else self.LAMBDA
+        unset = level.spread * level.curvature * (self.WEIGHTED_LAMBDA if self.weighted else plain)
         if self.loss == "implicit":
             unset = self.IMPLICIT_WEIGHTED_LAMBDA if self.weighted else self.IMPLICIT_LAMBDA
         unset_bias = level.curvature * (self.WEIGHTED_LAMBDA_BIAS if self.weighted else self.LAMBDA_BIAS)
@@ -127,4 +131,5 @@ class Learning:
         if self.nonnegative:
             mean = level.total / level.n if level.n else level.spread
             return math.sqrt(math.pi / 2 * max(mean, 1e-3 * level.spread) / rank)
-        return self.DEVIATION * math.sqrt(level.spread)
+        deviation = self.SPARSE_DEVIATION if self.l1_user or self.l1_item else self.DEVIATION
+        return deviation * math.sqrt(level.spread)

@@ -230,6 +230,16 @@ def test_ratings_that_are_no_number_within_the_range_are_refused(token):
         decode(document(rating=token))
 
 
+@given(st.lists(st.sampled_from([0.5, 1.0, 1.1, 1.5, 2.0, 2.25, 5.0, 5.5]), max_size=20))
+def test_where_ratings_are_categories_others_are_refused(ratings):
+    values = [document(rating=str(rating)) for rating in ratings]
+    found = decode_many(values, [NOW_MS] * len(values), rating_min=1.0, rating_max=5.0, rating_step=0.5)
+    good = [j for j, rating in enumerate(ratings) if rating in (1.0, 1.5, 2.0, 5.0)]
+    assert found.index.tolist() == good
+    assert all(reason == "bad_rating" for _, reason, _ in found.rejects)
+    assert all("is none of 1, 1.5, … 5" in detail or "within 1 to 5" in detail for _, _, detail in found.rejects)
+
+
 @pytest.mark.parametrize(
     ("token", "time"),
     [("1700000000000.0", NOW_MS), ("1.7e12", NOW_MS), (str(10**11), 10**11), (None, NOW_MS + 5), ("null", NOW_MS + 5)],

@@ -13,7 +13,7 @@ from factorstream import InvalidModelName, Meta, UnreadableValue, keys
 from factorstream.blocks import VERSIONS, pack_block, pack_versions, unpack_block, unpack_versions
 from factorstream.embedding import pack_many, unpack
 from factorstream.fence import Fence, pack_fence, unpack_fence
-from factorstream.meta import link, pack_meta, unpack_meta
+from factorstream.meta import category_probabilities, link, pack_meta, unpack_meta
 from factorstream.seen import pack_seen, unpack_seen
 
 GOLDEN = json.loads((Path(__file__).parents[3] / "schemas" / "golden.json").read_text())
@@ -208,3 +208,7 @@ def test_links_turn_scores_into_predictions():
     assert link("identity", scores) is scores
     assert link("exp", scores[1:3]).tolist() == [1.0, np.exp(2.0)]
     np.testing.assert_allclose(link("sigmoid", scores), [0, 0.5, 1 / (1 + np.exp(-2)), 1], atol=1e-12)
+    shares = category_probabilities(scores, (-1.0, 1.0))
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    np.testing.assert_allclose(shares[1], [1 / (1 + np.e), 1 - 2 / (1 + np.e), 1 / (1 + np.e)])
+    np.testing.assert_allclose(link("ordinal", scores, (1, 2, 3), (-1.0, 1.0))[[0, 1, 3]], [1, 2, 3])

@@ -10,8 +10,16 @@ from factorstream.worker.model.level import SETTLED_AFTER, Level
 ratings = st.lists(st.floats(-1000, 1000, width=32), max_size=60)
 
 
-def levelled(ratings, sizes):
-    level = Level()
+KINDS = {
+    "squared": {},
+    "logistic": {"lowest": 0.0, "highest": 1.0},
+    "poisson": {"lowest": 0.0, "highest": None},
+    "ordinal": {"lowest": 1.0, "highest": 3.0, "step": 0.5},
+}
+
+
+def levelled(ratings, sizes, level=None):
+    level = level or Level()
     rest = np.array(ratings, np.float32)
     while len(rest):
         n = min(next(sizes), level.until_next() or len(rest))
@@ -59,3 +67,27 @@ def test_a_prediction_is_clipped_to_what_was_known_before_its_rating():
     np.testing.assert_array_equal(clipped, [7, 2, 2, np.nan, 9])
     assert (level.lowest, level.highest) == (2, 9)
     assert Level.of_range(1.0, 5.0).intercept == 3.0
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("shift", [0, 9_990])
+def test_every_loss_has_a_level_that_no_cut_changes(name, shift):
+    random = np.random.default_rng(4)
+    kind = {"lowest": None, "highest": None, **KINDS[name]}
+    draw = {"logistic": lambda n: random.integers(0, 2, n), "poisson": lambda n: random.poisson(2, n)}
+    values = draw.get(name, lambda n: 1 + random.integers(0, 5, n) / 2)(shift + 2_500).astype(np.float32)
+    levels = []
+    for size in (5_000, 7):
+        level = Level.of_range(kind.pop("lowest", None), kind.pop("highest", None), loss_name=name, **kind)
+        kind = {"lowest": None, "highest": None, **KINDS[name]}
+        rest = values
+        while len(rest):
+            n = min(size, level.until_next() or len(rest))
+            level.follow(rest[:n], np.linspace(-1, 1, n))
+            level.add(rest[:n])
+            rest = rest[n:]
+        levels.append(level)
+    assert levels[0].until_next() == levels[1].until_next()
+    assert (levels[0].intercept, levels[0].spread, levels[0].counts) == (levels[1].intercept, levels[1].spread, levels[1].counts)
+    prediction = levels[0].predictions(np.array([levels[0].intercept]))[0]
+    assert prediction == pytest.approx(values[:10_000].mean(), rel=0.05)
