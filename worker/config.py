@@ -20,6 +20,8 @@ from factorstream.worker.errors import UserMistake
 
 PREFIX = "FACTORSTREAM__"
 MOST_FACTORS_OF_POSTERIOR = 64
+FARTHEST_RATING = 1e12
+"""From 0. Ratings are held as float32, and sums of their squares must stay finite."""
 DEFAULTS_OF_POSTERIOR: dict[str, dict[str, Any]] = {"model": {"rank": 8}, "sweep": {"visits_per_rating": 16.0}}
 """What the learner posterior takes where nothing else is set."""
 
@@ -27,7 +29,7 @@ DEFAULTS_OF_POSTERIOR: dict[str, dict[str, Any]] = {"model": {"rank": 8}, "sweep
 class Section(BaseModel):
     """A group of settings; unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Kafka(Section):
@@ -98,9 +100,9 @@ class Model(Section):
     calibrate: bool = True
     """Whether scores are corrected by the user's session, the item's last hours, and how many ratings both have; with
     squared loss alone, and not without biases (nonnegative)."""
-    rating_min: float | None = None
+    rating_min: float | None = Field(None, ge=-FARTHEST_RATING, le=FARTHEST_RATING)
     """Smallest rating accepted; unset: -1000."""
-    rating_max: float | None = None
+    rating_max: float | None = Field(None, ge=-FARTHEST_RATING, le=FARTHEST_RATING)
     """Largest rating accepted; unset: 1000."""
     rating_step: float | None = Field(None, gt=0)
     """Ordinal: the distance of the categories, which begin at rating_min and end at rating_max; unset: 1."""

@@ -181,7 +181,9 @@ class Worker:
         """Return how long to wait for records: not at all while there is something better to do."""
         if self.strangers is not None or self._idle_work():
             return 0.0
-        waits = [LONGEST_POLL_S, self.parts.checkpoint_every.left()]
+        waits = [LONGEST_POLL_S]
+        if not self.parts.checkpoints.busy:  # else the next one has to wait, however long it has been due
+            waits.append(self.parts.checkpoint_every.left())
         if self._unpublished():
             waits.append(self._until_publication())
         return min(waits)

@@ -160,8 +160,11 @@ class Takeover:
 class Publisher(Protocol):
     """The table of embeddings that readers see: Redis in production."""
 
-    def peek(self) -> tuple[int, str | None]:
-        """Return the highest epoch and the ``journal_id`` found there (0 and None when empty). Raises `PublisherUnavailable`."""
+    def peek(self, journal_id: str | None = None) -> tuple[int, str | None]:
+        """Return the highest epoch and the ``journal_id`` found there (0 and None when empty).
+
+        Raises `PublisherUnavailable`, and `ForeignJournal` as `take` will with this *journal_id*.
+        """
 
     def take(self, epoch: int, journal_id: str, left: int | None) -> Takeover:
         """Become the only writer, with *epoch*; *left* is the publish sequence that this worker's checkpoint holds.

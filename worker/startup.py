@@ -35,7 +35,8 @@ def start(
     Returns: A function that takes a snapshot of the state.
 
     The order is the guarantee: the folder is locked, then the log is opened where the checkpoint says, then the epoch and
-    (for a new history) the journal's id are durable, and only then the fence in Redis is taken.
+    (for a new history) the journal's id are durable, and only then the fence in Redis is taken. A worker that is refused has
+    written nothing: an empty checkpoint left behind would be taken for the newest one, once the lost ones are put back beside it.
 
     Raises what the ports raise, `CheckpointMismatch`, and `PublisherUnavailable` after *patience_s*.
     """
@@ -51,7 +52,7 @@ def start(
         known = SourceIdentity(facts.cluster_id, facts.topic, facts.topic_id)
         left = None if facts.anew else facts.sequence  # a renewal that was not finished begins again
         log.info("checkpoint restored", position=facts.position, n_ratings=facts.n_ratings, offsets=facts.offsets)
-    epoch, journal_id = patiently(publisher.peek, patience_s)
+    epoch, journal_id = patiently(lambda: publisher.peek(state.journal_id), patience_s)
     identity = source.open(state.offsets, known)
     state.epoch = max(epoch, checkpoints.epoch()) + 1
     checkpoints.claim(state.epoch)

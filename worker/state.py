@@ -13,7 +13,7 @@ from factorstream.codec import Decoded
 from factorstream.worker.checkpoint import Checkpoint, Facts, Snapshot, restored_model
 from factorstream.worker.identities import Identities
 from factorstream.worker.kernels.memory import reserve
-from factorstream.worker.learn.learner import Learned
+from factorstream.worker.learn.learner import Learned, adopt
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.model.journal import Entries, Events
 from factorstream.worker.model.level import Level
@@ -124,6 +124,7 @@ class State:
         self.offsets, self.epoch, self.range = dict(facts.offsets), facts.epoch, facts.range
         self.identities = Identities.restored(self.key, checkpoint.names, arrays)
         self.model = restored_model(checkpoint)
+        adopt(self.learning, self.model)
         self.pending.removed_users = dict.fromkeys(facts.removed_users)
         self.pending.removed_items = dict.fromkeys(facts.removed_items)
         self.pending.add_users(arrays["users.pending"].astype(np.int32))

@@ -294,10 +294,13 @@ def test_any_fence_but_the_one_left_and_higher_epochs_is_taken_again(store, foun
 def test_another_journals_model_is_refused_unless_it_is_to_be_replaced(store):
     started(store, 1, journal="theirs").publish(publication(1, ["u1", "u2"], blocks=[0, 1], journal="theirs"))
     before = store.all()
-    with pytest.raises(ForeignJournal, match=r"theirs.*redis\.replace"):
-        store.publisher().take(2, JOURNAL, None)
+    for refused in (lambda: store.publisher().peek(JOURNAL), lambda: store.publisher().take(2, JOURNAL, None)):
+        with pytest.raises(ForeignJournal, match=r"theirs.*redis\.replace"):
+            refused()
     assert store.all() == before
+    assert store.publisher().peek("theirs") == (1, "theirs")
     publisher = store.publisher(replace=True)
+    assert publisher.peek(JOURNAL) == (1, "theirs")
     assert not publisher.take(2, JOURNAL, None).intact
     publisher.publish(publication(1, ["u1"], blocks=[0]))
     assert store.publisher().peek() == (2, JOURNAL)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from factorstream.worker.adapters import files
 from factorstream.worker.adapters.files import FileCheckpoints
+from factorstream.worker.loop import run
 from factorstream.worker.verification import verify
 from tests.laws.disk import disk, is_whole
 from tests.laws.strategies import START_MS, logs
@@ -15,6 +16,7 @@ from tests.laws.world import Crash, Fuse, World, held, live, settings_of, worker
 
 SETTINGS = settings_of()
 IDLE = settings_of("sweep.when_idle=true", "model.rating_max=5")
+UNCALIBRATED = settings_of("sweep.when_idle=true", "model.rating_max=5", "model.calibrate=false")
 many_crashes = st.lists(st.integers(0, 150), max_size=4)
 
 
@@ -43,19 +45,19 @@ def test_a_crash_before_any_file_changes_nothing(log, crashes, max_records, keep
         assert_nothing_lies_about(folder.path)
 
 
-ends = st.tuples(st.integers(0, 150), st.booleans())
-"""How a worker ends: after how many effects, and whether its newest checkpoint is damaged then."""
+runs = st.tuples(st.sampled_from([IDLE, UNCALIBRATED]), st.integers(0, 150), st.booleans())
+"""A worker's settings, after how many effects it ends, and whether its newest checkpoint is damaged then."""
 
 
-@given(logs(max_size=40), st.lists(ends, max_size=4), st.integers(1, 7), st.integers(0, 12), st.integers(1, 4), st.booleans())
+@given(logs(max_size=40), st.lists(runs, max_size=4), st.integers(1, 7), st.integers(0, 12), st.integers(1, 4), st.booleans())
 @settings(max_examples=100, deadline=None)
-def test_any_run_with_any_crashes_and_damages_is_what_its_own_files_say(log, ends, max_records, n_idle, keep, keep_journal):
+def test_any_run_with_any_crashes_and_damages_is_what_its_own_files_say(log, runs, max_records, n_idle, keep, keep_journal):
     with disk(keep=keep, keep_journal=keep_journal) as folder:
         world = World(folder=folder)
         world.write(log)
-        for length, damaged in [*ends, (None, False)]:
+        for chosen, length, damaged in [*runs, (IDLE, None, False)]:
             with suppress(Crash):
-                state, parts, turns = worker(world, IDLE, fuse=Fuse(length), max_records=max_records)
+                state, parts, turns = worker(world, chosen, fuse=Fuse(length), max_records=max_records)
                 for _, _ in zip(range(len(log) + n_idle), turns, strict=False):
                     pass
                 parts.checkpoints.durable()
@@ -69,6 +71,22 @@ def test_any_run_with_any_crashes_and_damages_is_what_its_own_files_say(log, end
         assert found.state_hash == state.model.state_hash()
         if keep_journal:
             assert found.replayed >= len(held(state))
+
+
+@pytest.mark.parametrize("others", [[UNCALIBRATED], [UNCALIBRATED, IDLE], [IDLE, UNCALIBRATED, IDLE]])
+def test_other_settings_change_nothing_that_verify_finds_even_if_nothing_is_learned_with_them(others):
+    with disk(keep=9) as folder:
+        world = World(folder=folder)
+        world.write(
+            [{"user_id": f"u{n % 4}", "item_id": f"i{n}", "rating": n % 5, "timestamp_ms": START_MS + n} for n in range(15)]
+        )
+        live(world, IDLE, max_records=100)
+        for chosen in others:
+            state, parts, _ = worker(world, chosen)
+            list(run(state, parts, stop=lambda: True))  # told to stop before its first turn
+        found = verify(FileCheckpoints(folder.path))
+        assert found.ok
+        assert found.state_hash == state.model.state_hash()
 
 
 def test_a_checkpoint_left_behind_is_not_taken_for_the_one_made_later_at_its_position():

@@ -1,8 +1,9 @@
 """A worker that has nothing to do does nothing."""
 
+import dataclasses
 import itertools
 
-from factorstream.worker.loop import Worker
+from factorstream.worker.loop import LONGEST_POLL_S, Worker
 from tests.laws.disk import disk
 from tests.laws.strategies import START_MS
 from tests.laws.world import World, settings_of, worker
@@ -52,6 +53,46 @@ def test_a_checkpoint_that_failed_is_written_again_although_nothing_changed():
         assert failed.count(True) > 1
         (folder.path / "away").rename(folder.path / "data")
         assert checkpoints_of(at_work, 60)[-1:] == [at_work.state.model.position]
+
+
+def test_a_checkpoint_that_takes_longer_than_their_interval_makes_nobody_hurry():
+    world = World()
+    state, parts, _ = worker(world, settings_of("sweep.visits_per_rating=0"))
+    disk, source = Slow(parts.checkpoints), Patient(parts.source)
+    at_work = Worker(state, dataclasses.replace(parts, checkpoints=disk, source=source))
+    for _ in range(60):
+        at_work.turn()
+    assert parts.checkpoint_every.due()
+    source.waited_s.clear()
+    at_work.turn()
+    assert source.waited_s == [LONGEST_POLL_S]
+
+
+class Slow:
+    """A disk that is busy with a checkpoint."""
+
+    busy = True
+
+    def __init__(self, checkpoints):
+        self._checkpoints = checkpoints
+
+    def __getattr__(self, name):
+        return getattr(self._checkpoints, name)
+
+
+class Patient:
+    """A source that remembers how long it was to wait."""
+
+    def __init__(self, source):
+        self._source = source
+        self.waited_s = []
+
+    def __getattr__(self, name):
+        return getattr(self._source, name)
+
+    def poll(self, timeout_s):
+        self.waited_s.append(timeout_s)
+        return self._source.poll(timeout_s)
 
 
 def turns_of(at_work):

@@ -120,6 +120,7 @@ def test_keys_of_another_journal_are_refused_unless_they_may_be_replaced():
     other.write([rate(2, 2)])
     with pytest.raises(ForeignJournal, match=r"redis\.replace"):
         worker(other, SETTINGS, journal_id="another")
+    assert not other.folder.checkpoints, "it would be newer than the lost ones that are put back beside it"
     list(worker(other, settings_of("redis.replace=true"), journal_id="another")[2])
     assert {name for side, name in published(other) if side == "user"} == {"u2"}
 

@@ -27,6 +27,9 @@ def test_the_stronger_source_wins(tmp_path):
         ("model.name=a b", "model.name = 'a b'"),
         ("als.lambda_user=-1", "als.lambda_user = '-1'"),
         ("implicit.alpha=0", "greater than 0"),
+        ("model.rating_max=1e40", "less than or equal to 1000000000000"),
+        ("model.rating_min=nan", "model.rating_min = 'nan'"),
+        ("kafka.timeout_s=inf", "kafka.timeout_s = 'inf': input should be a finite number"),
         ("model.device=gpu", "'auto', 'cpu' or 'cuda'"),
     ],
 )

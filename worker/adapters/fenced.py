@@ -98,8 +98,10 @@ class FencedPublisher:
         """Whether a fence was found lost between publications."""
         self._versions: NDArray[np.void] = np.zeros(0, VERSIONS)
 
-    def peek(self) -> tuple[int, str | None]:
+    def peek(self, journal_id: str | None = None) -> tuple[int, str | None]:
         meta = self._found_meta()
+        if journal_id is not None:
+            self._check_journal(meta, journal_id)
         epochs = [unpack_fence(value).epoch for value in self._table.get(self._fence_keys) if value is not None]
         if meta is None:
             return max(epochs, default=0), None
@@ -107,9 +109,7 @@ class FencedPublisher:
 
     def take(self, epoch: int, journal_id: str, left: int | None) -> Takeover:
         meta = self._found_meta()
-        foreign = meta is not None and meta.journal_id != journal_id
-        if meta is not None and foreign and not self._replace:
-            raise self._foreign(meta.journal_id, journal_id)
+        foreign = self._check_journal(meta, journal_id)
         found = self._look(epoch)
         alike = meta is not None and not foreign and meta.n_buckets == self._n_buckets
         # The epoch too: a copy of this table, restored, may hold another worker's fence of the same number.
@@ -229,10 +229,15 @@ class FencedPublisher:
                 return None
             raise
 
-    def _foreign(self, found: str, own: str) -> ForeignJournal:
-        return ForeignJournal(
-            f"Redis at {self._table.address} holds model {self._model!r} of journal {found}, but this worker's is {own}: its "
-            f"checkpoint was lost, or it learned from other data. Find that checkpoint (checkpoint.dir), "
+    def _check_journal(self, meta: Meta | None, own: str) -> bool:
+        """Return whether the model that is there is another journal's. Raises `ForeignJournal` unless it is to be replaced."""
+        if meta is None or meta.journal_id == own:
+            return False
+        if self._replace:
+            return True
+        raise ForeignJournal(
+            f"Redis at {self._table.address} holds model {self._model!r} of journal {meta.journal_id}, but this worker's is "
+            f"{own}: its checkpoint was lost, or it learned from other data. Find that checkpoint (checkpoint.dir), "
             f"take another model.name, or give up what is there: redis.replace = true"
         )
 

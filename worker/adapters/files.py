@@ -231,7 +231,7 @@ class FileCheckpoints:
         before, facts = self._manifest, snapshot.facts
         entries = np.concatenate(self._tail.entries) if self._tail.entries else np.empty(0, ENTRY)
         journal = list(before.journal) if before else []
-        if len(entries):
+        if len(entries) or (before and before.facts.learning != facts.learning):  # what settings drop, they drop in a replay too
             began = (before.facts.epoch, before.facts.position) if before else (0, 0)
             journal.append(self._segment(entries, facts, *began))
         manifest = Manifest(

@@ -93,6 +93,7 @@ class Learner:
 
     def replay(self, model: Model, entries: Entries) -> Iterator[Learned]:
         """Do again what *entries* say, on a model as it was before them."""
+        adopt(self.learning, model)  # also where these settings taught nothing
         start = 0
         for at in np.append(np.flatnonzero(entries["kind"] == Kind.IDLE_BLOCK), len(entries)):
             for first in range(start, int(at), REPLAYED_AT_ONCE):
