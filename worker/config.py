@@ -22,7 +22,7 @@ PREFIX = "FACTORSTREAM__"
 MOST_FACTORS_OF_POSTERIOR = 64
 FARTHEST_RATING = 1e12
 """From 0. Ratings are held as float32, and sums of their squares must stay finite."""
-DEFAULTS_OF_POSTERIOR: dict[str, dict[str, Any]] = {"model": {"rank": 8}, "sweep": {"visits_per_rating": 16.0}}
+DEFAULTS_OF_POSTERIOR: dict[str, dict[str, Any]] = {"model": {"rank": 8}, "sweep": {"visits_per_rating": 24.0}}
 """What the learner posterior takes where nothing else is set."""
 
 
@@ -247,7 +247,7 @@ class Sweep(Section):
     """Exact solves between the steps."""
 
     visits_per_rating: float = Field(8.0, ge=0)
-    """Ratings visited by sweeps for each rating accepted; 0: no sweeps; where it is not set, the learner posterior takes 16."""
+    """Ratings visited by sweeps for each rating accepted; 0: no sweeps; where it is not set, the learner posterior takes 24."""
     when_idle: bool = True
     """Whether to go on sweeping while no records come, until a whole sweep gains nothing."""
     block_visits: int = Field(20_000, ge=1)
@@ -318,6 +318,7 @@ class Settings(Section):
     @model_validator(mode="before")
     @classmethod
     def _with_defaults_of_the_learner(cls, given: Any) -> Any:
+        """Return *given* with what the learner takes where nothing else is set."""
         if not isinstance(given, dict) or given.get("model", {}).get("learner") != "posterior":
             return given
         return {**given, **{name: {**values, **given.get(name, {})} for name, values in DEFAULTS_OF_POSTERIOR.items()}}

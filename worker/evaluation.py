@@ -12,14 +12,16 @@ import numpy as np
 from factorstream.worker.errors import UserMistake
 from factorstream.worker.history import History
 from factorstream.worker.kernels.api import F32, F64
-from factorstream.worker.learn.learner import Learner
+from factorstream.worker.learn.learner import Learned, Learner
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.learn.tested import tested
 from factorstream.worker.model.journal import Events, Kind
 from factorstream.worker.model.level import Level
 from factorstream.worker.model.model import Model
 
-NOT_RANKED = np.empty(0, np.float32)
+NONE = np.empty(0, np.float32)
+DEVIATIONS = 1.6449
+"""Half of the 90 % interval of a Gaussian."""
 CHUNK = 5_000
 """Ratings handed over at once; it changes no figure but the time."""
 
@@ -38,6 +40,8 @@ class Evaluation:
     n_sweeps: int
     recall_at_10: float | None
     """Implicit loss: share of new pairs whose item was among the ten best of a hundred sampled ones; else None."""
+    coverage: float | None
+    """Share of ratings that the 90 % intervals of their predictions held, where the learner knows how sure it is; else None."""
 
     @property
     def ratings_per_s(self) -> float:
@@ -110,6 +114,8 @@ class Tally:
     seconds: float = 0.0
     n_ranked: int = 0
     n_hits: float = 0.0
+    n_foreseen: int = 0
+    n_inside: int = 0
 
     def add(self, learner: Learner, model: Model, events: Events) -> None:
         """Predict and learn *events*."""
@@ -118,12 +124,12 @@ class Tally:
             part = events[start:stop]
             began = time.perf_counter()
             for first in range(0, len(part), CHUNK):
-                errors, losses, hits = _tested(learner, model, part[first : first + CHUNK])
+                errors, losses, done = _tested(learner, model, part[first : first + CHUNK])
                 self.squared += float(errors @ errors)
                 self.absolute += float(np.abs(errors).sum())
                 self.loss += float(losses.sum())
-                self.n_ranked += int(np.count_nonzero(~np.isnan(hits)))
-                self.n_hits += float(np.nansum(hits))
+                for learned in done:
+                    self._count(learned)
             self.seconds += time.perf_counter() - began
         self.n_ratings += len(events)
 
@@ -131,6 +137,7 @@ class Tally:
         """Return the means."""
         n = max(1, self.n_ratings)
         recall = self.n_hits / self.n_ranked if self.n_ranked else None
+        coverage = self.n_inside / self.n_foreseen if self.n_foreseen else None
         return Evaluation(
             self.n_ratings,
             (self.squared / n) ** 0.5,
@@ -139,19 +146,28 @@ class Tally:
             self.seconds,
             model.sweep.n_sweeps,
             recall,
+            coverage,
         )
 
+    def _count(self, learned: Learned) -> None:
+        """Count what else is known of predictions."""
+        if learned.hits is not None:
+            self.n_ranked += int(np.count_nonzero(~np.isnan(learned.hits)))
+            self.n_hits += float(np.nansum(learned.hits))
+        if learned.variances is not None:
+            self.n_foreseen += len(learned.variances)
+            self.n_inside += int(np.count_nonzero(np.abs(learned.errors) <= DEVIATIONS * np.sqrt(learned.variances)))
 
-def _tested(learner: Learner, model: Model, events: Events) -> tuple[F64, F64, F32]:
-    """Learn *events*, of which only the first may be old news; return errors and losses, ``(len(events),)``, and hits."""
+
+def _tested(learner: Learner, model: Model, events: Events) -> tuple[F64, F64, list[Learned]]:
+    """Learn *events*, of which only the first may be old news; return errors and losses, ``(len(events),)``, and each part."""
     first = _before(learner, model, events)
     done = [learned for learned in learner.learn(model, events) if learned.accepted is not None]
     if sum(len(learned.errors) for learned in done) == len(events):
-        first = NOT_RANKED, NOT_RANKED
+        first = NONE, NONE
     errors = np.concatenate([first[0], *(learned.clipped for learned in done)]).astype(np.float64)
     losses = np.concatenate([first[1], *(learned.losses for learned in done)]).astype(np.float64)
-    hits = np.concatenate([NOT_RANKED, *(learned.hits for learned in done if learned.hits is not None)])
-    return errors, losses, hits
+    return errors, losses, done
 
 
 def _repeated(events: Events) -> list[int]:

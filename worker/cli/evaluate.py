@@ -29,6 +29,8 @@ def evaluate(
     warm_up(learner, settings)
     found = run(learner, model, events_of(history))
     ranking = {} if found.recall_at_10 is None else {"recall_at_10": found.recall_at_10}
+    sure = {} if found.coverage is None else {"coverage": found.coverage}
+    held = "" if found.coverage is None else f", {found.coverage:.1%} within their 90 % intervals"
     recall = "" if found.recall_at_10 is None else f"recall@10 of a hundred sampled items {found.recall_at_10:.4f}, "
     loss = "" if settings.model.loss == "squared" else f"{settings.model.loss} loss {found.loss:.4f}, "
     answer(
@@ -37,11 +39,12 @@ def evaluate(
             "rmse": found.rmse,
             "mae": found.mae,
             **ranking,
+            **sure,
             "loss": found.loss,
             "ratings_per_s": round(found.ratings_per_s),
             "n_sweeps": found.n_sweeps,
         },
         as_json=as_json,
-        line=f"{found.n_ratings:,} ratings: {recall}{loss}RMSE {found.rmse:.4f}, MAE {found.mae:.4f}; {found.n_sweeps} sweeps,"
-        f" {found.ratings_per_s:,.0f} ratings/s",
+        line=f"{found.n_ratings:,} ratings: {recall}{loss}RMSE {found.rmse:.4f}, MAE {found.mae:.4f}{held};"
+        f" {found.n_sweeps} sweeps, {found.ratings_per_s:,.0f} ratings/s",
     )

@@ -61,6 +61,19 @@ MEETINGS = 3.0
 """Ratings that a row is taken to hold beside its own where the effects of those it met are averaged."""
 
 
+class Foreseen(NamedTuple):
+    """What was expected of each event of a batch, just before it was learned."""
+
+    errors: F32
+    """``x − s``; NaN for an unrate."""
+    user_biases: F32
+    item_biases: F32
+    products: F32
+    """``u·v``."""
+    variances: F32
+    """``E[(x − s)²]``: noise, and the variance of the score under both rows' posteriors."""
+
+
 class Smoothed(NamedTuple):
     """What solving rows told, one entry a row, ``(n,)``."""
 
@@ -95,8 +108,8 @@ class Filters(Protocol):
         noise: float,
         user_prior: Prior,
         item_prior: Prior,
-    ) -> F32:
-        """Learn from *batch*, one event after another; return the errors ``x − s`` taken before each event.
+    ) -> Foreseen:
+        """Learn from *batch*, one event after another; return what was expected of each.
 
         Assumed-density filtering. For event j with user n and item m, both from the values before the event:
 
@@ -108,6 +121,7 @@ class Filters(Protocol):
         - a row that holds nothing (its count is 0) becomes its prior; an unrate without a history changes nothing else.
           Its error is NaN.
 
+        The score's variance is ``Var b + Var c + Σ_k (v² Var u + u² Var v + Var u Var v + 2 v Cov(u, b) + 2 u Cov(v, c))``.
         A row whose new values would not be finite stays as it is; the event's error is then NaN.
 
         Source: Opper, "A Bayesian approach to on-line learning", 1998; Stern, Herbrich and Graepel, "Matchbox", WWW 2009.

@@ -7,11 +7,12 @@ from typing import Any, cast
 import numpy as np
 
 from factorstream.worker.kernels import cpu_posterior
-from factorstream.worker.kernels.api import F32, I32, Batch, Histories, Side
-from factorstream.worker.kernels.beliefs import Beliefs, Prior, Smoothed
+from factorstream.worker.kernels.api import I32, Batch, Histories, Side
+from factorstream.worker.kernels.beliefs import Beliefs, Foreseen, Prior, Smoothed
 from factorstream.worker.kernels.layout import batch_as_columns, column, flat, histories_as_columns
 
 name = "cpu"
+SHARES = cpu_posterior.shares()
 
 
 def filter_batch(
@@ -25,9 +26,9 @@ def filter_batch(
     noise: float,
     user_prior: Prior,
     item_prior: Prior,
-) -> F32:
+) -> Foreseen:
     """Learn from *batch*, one event after another (`beliefs.Filters.filter_batch`)."""
-    errors, rank = np.empty(len(batch.ratings), np.float32), users.factors.shape[1]
+    foreseen, rank = Foreseen(*np.empty((5, len(batch.ratings)), np.float32)), users.factors.shape[1]
     cpu_posterior.learn(
         _tables(users, user_beliefs),
         _tables(items, item_beliefs),
@@ -37,9 +38,9 @@ def filter_batch(
         _prior(user_prior),
         _prior(item_prior),
         (cpu_posterior.room(rank), cpu_posterior.room(rank)),
-        errors,
+        foreseen,
     )
-    return errors
+    return foreseen
 
 
 def smooth(
@@ -85,6 +86,7 @@ def explain(
         np.float32(factor_ridge * prior.factors),
         np.float32(bias_ridge * prior.bias),
         _prior(prior),
+        SHARES,
         cpu_posterior.room(other.factors.shape[1]),
     )
 

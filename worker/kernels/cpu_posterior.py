@@ -29,6 +29,8 @@ from factorstream.worker.kernels.simd import (
     copy,
     copy_padded,
     dot,
+    eliminate_below,
+    lay_row,
     take_number,
 )
 
@@ -47,7 +49,10 @@ GAIN, MISFIT, FACTORS, BIAS, TARGET, WEIGHT = range(6)
 LEAST_INFORMATION = 1e-4
 """Share of the prior's precision below which ratings say nothing of a bias."""
 
-ONE, NAN = np.float32(1), np.float32(np.nan)
+TABLED = 4096
+"""Counts whose roots and logarithms are looked up."""
+
+ONE, TWO, NAN = np.float32(1), np.float32(2), np.float32(np.nan)
 PSEUDO = np.float32(MEETINGS)
 
 
@@ -82,6 +87,21 @@ class Room(NamedTuple):
     """``(outlook_width,)``: the sum of the other rows' outlooks."""
 
 
+class Shares(NamedTuple):
+    """What a row with n ratings, n below `TABLED`, is multiplied by and added to in `explain`."""
+
+    roots: NDArray[np.float32]
+    """``1 / √(n + MEETINGS)``."""
+    logs: NDArray[np.float32]
+    """``ln (1 + n)``."""
+
+
+def shares() -> Shares:
+    """Return the tables."""
+    n = np.arange(TABLED)
+    return Shares((1 / np.sqrt(n + MEETINGS)).astype(np.float32), np.log1p(n).astype(np.float32))
+
+
 def room(rank: int) -> Room:
     """Make room for rows of *rank* factors."""
     vector = -(-(rank + 2) // LANES) * LANES
@@ -96,7 +116,7 @@ def room(rank: int) -> Room:
         vector**2,
         outlook_width(rank) + LANES,
     )
-    return Room(*(np.zeros(size, np.float32) for size in sizes))
+    return Room(*(np.empty(size, np.float32) for size in sizes))
 
 
 @inlined
@@ -113,9 +133,9 @@ def equations_size(rank: int) -> int:
 
 @bare
 def learn(
-    users: Any, items: Any, batch: Any, intercept: Any, noise: Any, user_prior: Any, item_prior: Any, rooms: Any, errors: Any
+    users: Any, items: Any, batch: Any, intercept: Any, noise: Any, user_prior: Any, item_prior: Any, rooms: Any, foreseen: Any
 ) -> None:
-    """Learn from *batch* in order, as `Filters.filter_batch` says, and fill *errors*; *users* and *items* are `Tables`."""
+    """Learn from *batch* in order, as `Filters.filter_batch` says, and fill *foreseen*; *users* and *items* are `Tables`."""
     rank, n = users.factors.shape[0] // users.biases.shape[0], len(batch.ratings)
     for j in range(n):
         if j + AHEAD < n:
@@ -123,7 +143,9 @@ def learn(
             ask(items, np.int64(batch.item_rows[j + AHEAD]), rank)
         user, item, rating = np.int64(batch.user_rows[j]), np.int64(batch.item_rows[j]), batch.ratings[j]
         product = dot(users.factors, user * rank, items.factors, item * rank, rank)
-        error = rating - (intercept + users.biases[user] + items.biases[item] + product)
+        user_bias, item_bias = users.biases[user], items.biases[item]
+        error = rating - (intercept + user_bias + item_bias + product)
+        foreseen.variances[j] = noise + uncertainty(users, user, items, item, rank)
         changes_user = prepare(
             users, user, np.int64(batch.user_counts[j]), items, item, batch.user_histories, j, rating, intercept, rooms[0], rank
         )
@@ -140,7 +162,21 @@ def learn(
                 put(rooms[1], items, item, rank)
             else:
                 fine = False
-        errors[j] = error if fine else NAN
+        foreseen.errors[j] = error if fine else NAN
+        foreseen.user_biases[j], foreseen.item_biases[j], foreseen.products[j] = user_bias, item_bias, product
+
+
+@inlined
+def uncertainty(users: Tables, user: Int, items: Tables, item: Int, rank: int) -> Any:
+    """Return the variance of a pair's score under both posteriors."""
+    up, down = user * (3 * rank + 2), item * (3 * rank + 2)
+    total = users.outlook[up + 2 * rank] + items.outlook[down + 2 * rank]
+    for k in range(rank):
+        u, v = users.factors[user * rank + k], items.factors[item * rank + k]
+        of_u, of_v = users.outlook[up + k], items.outlook[down + k]
+        total += v * (v * of_u + TWO * users.outlook[up + rank + k]) + u * (u * of_v + TWO * items.outlook[down + rank + k])
+        total += of_u * of_v
+    return total
 
 
 @inlined
@@ -222,9 +258,10 @@ def gather(other: Tables, histories: Any, begin: Int, end: Int, intercept: Any, 
     for first in range(begin, end, PANEL):
         stop = min(first + PANEL, end)
         for t in range(first, stop):
-            if t + AHEAD < end:
+            if t + AHEAD < len(histories.others):
                 ahead = np.int64(histories.others[t + AHEAD])
                 ask_to_read(other.factors, ahead * rank, rank)
+                ask_to_read(other.biases, ahead, 1)
                 ask_to_read(other.outlook, ahead * width, width)
             row, place = np.int64(histories.others[t]), (t - first) * vector
             y = histories.ratings[t] - intercept - other.biases[row]
@@ -289,15 +326,12 @@ def set_prior(room: Any, count: Int, prior: Any, rank: int) -> None:
 @inlined
 def fill(room: Any, factor_weight: Any, bias_weight: Any, rank: int) -> None:
     """Lay out the matrix and the right-hand side with the prior's share in them."""
-    size, vector, at = rank + 1, padded(rank + 2), np.int64(0)
-    for a in range(size):
-        clear(room.work, a * vector, vector)
-        copy(room.system, at, size - a, room.work, a * vector + a)
-        at += size - a
+    size, vector, at, right = rank + 1, padded(rank + 2), np.int64(0), triangle(rank)
     for a in range(size):
         weight = factor_weight if a < rank else bias_weight
-        room.work[a * vector + a] += weight
-        room.work[a * vector + size] = room.system[at + a] + weight * room.prior[a]
+        target = room.system[right + a] + weight * room.prior[a]
+        lay_row(room.system, at, a, size, weight, target, room.work, a * vector, vector)
+        at += size - a
 
 
 @inlined
@@ -305,14 +339,10 @@ def eliminate(room: Any, factor_weight: Any, bias_weight: Any, rank: int) -> Non
     """Clear the matrix below its diagonal; the inverse pivots go to ``Room.x``, the multipliers where zeros would be."""
     size, vector = rank + 1, padded(rank + 2)
     for k in range(size):
-        row, least = k * vector, factor_weight if k < rank else bias_weight
-        inverse = ONE / max(room.work[row + k], least)
+        least = factor_weight if k < rank else bias_weight
+        inverse = ONE / max(room.work[k * vector + k], least)
         room.x[k] = inverse
-        room.work[row + k] = ONE
-        for i in range(k + 1, size):
-            share = room.work[row + i] * inverse
-            add_scaled(room.work, i * vector, -share, room.work, row, vector)
-            room.work[i * vector + k] = -share
+        eliminate_below(room.work, k, size, inverse, vector)
 
 
 @inlined
@@ -335,6 +365,8 @@ def smooth(
         if first >= len(rows):
             return
         for j in range(first, min(first + ROWS_AT_ONCE, len(rows))):
+            if j + 1 < len(rows):
+                ask(own, np.int64(rows[j + 1]), rank)
             smooth_row(own, np.int64(rows[j]), other, histories, j, intercept, noise, prior, room, told, rank)
 
 
@@ -367,22 +399,22 @@ def tell(
 ) -> None:
     """Fill entry *j* of *told* from a solved row, before it is written."""
     size = rank + 1
-    explained, strayed, spread, off = 0.0, 0.0, 0.0, 0.0
-    for a in range(size):
-        variance = np.float64(room.outlook[a] if a < rank else room.outlook[2 * rank])
-        prior_variance = np.float64(prior.factors if a < rank else prior.bias)
-        mean, away = np.float64(room.solution[a]), np.float64(room.solution[a]) - np.float64(room.prior[a])
-        explained += mean * room.system[triangle(rank) + a]
-        strayed += mean * away / prior_variance
-        spread += 1.0 - variance / prior_variance
-        if a < rank:
-            off += away * away + variance
-        else:
-            told[j, BIAS] = away * away + variance
-            weigh_bias(variance, prior_variance, mean, np.float64(room.prior[a]), count, room, told, j, rank)
-    told[j, FACTORS] = off
+    explained, strayed, variances, off = 0.0, 0.0, 0.0, 0.0
+    for a in range(rank):
+        mean = np.float64(room.solution[a])
+        away = mean - np.float64(room.prior[a])
+        explained += mean * np.float64(room.system[triangle(rank) + a])
+        strayed += mean * away
+        off += away * away
+        variances += np.float64(room.outlook[a])
+    mean, variance = np.float64(room.solution[rank]), np.float64(room.outlook[2 * rank])
+    away, precision = mean - np.float64(room.prior[rank]), 1.0 / np.float64(prior.bias)
+    explained += mean * np.float64(room.system[triangle(rank) + rank])
+    told[j, FACTORS], told[j, BIAS] = off + variances, away * away + variance
     # Σ E[(y − x·w)²], with the solved equations in the place of the quadratic form
-    told[j, MISFIT] = squares - explained + noise * (spread - strayed)
+    unexplained = size - (strayed + variances) / np.float64(prior.factors) - (mean * away + variance) * precision
+    told[j, MISFIT] = squares - explained + noise * unexplained
+    weigh_bias(variance, np.float64(prior.bias), mean, np.float64(room.prior[rank]), count, room, told, j, rank)
     told[j, GAIN] = gained(own, row, noise, prior, room, rank)
 
 
@@ -416,12 +448,21 @@ def gained(own: Tables, row: Int, noise: Any, prior: Any, room: Any, rank: int) 
 
 @bare
 def explain(
-    outlook: Any, other: Any, rows: Any, histories: Any, counts: Any, factor_ridge: Any, bias_ridge: Any, prior: Any, room: Any
+    outlook: Any,
+    other: Any,
+    rows: Any,
+    histories: Any,
+    counts: Any,
+    factor_ridge: Any,
+    bias_ridge: Any,
+    prior: Any,
+    shares: Any,
+    room: Any,
 ) -> None:
     """Re-estimate effects, as `Filters.explain` says; *outlook* is the rows' own, ridges are relative to the rows met."""
     rank = other.factors.shape[0] // other.biases.shape[0]
     for j in range(len(rows)):
-        explain_row(outlook, np.int64(rows[j]), other, histories, j, counts, factor_ridge, bias_ridge, prior, room, rank)
+        explain_row(outlook, np.int64(rows[j]), other, histories, j, counts, factor_ridge, bias_ridge, prior, shares, room, rank)
 
 
 @inner
@@ -435,6 +476,7 @@ def explain_row(
     factor_ridge: Any,
     bias_ridge: Any,
     prior: Any,
+    shares: Any,
     room: Any,
     rank: int,
 ) -> None:
@@ -444,16 +486,20 @@ def explain_row(
     clear(room.x, 0, size)
     squares = np.float32(0)
     for t in range(begin, end):
-        if t + AHEAD < end:
+        if t + AHEAD < len(histories.others):
             ahead = np.int64(histories.others[t + AHEAD])
+            ask_to_read(other.biases, ahead, 1)
             ask_to_read(other.factors, ahead * rank, rank)
             ask_to_write(other.equations, ahead * width + met, size)
         row_met = np.int64(histories.others[t])
-        n = np.float32(counts[row_met])
-        share = ONE / np.sqrt(n + PSEUDO)
+        n = np.int64(counts[row_met])
+        if n < TABLED:
+            share, log = shares.roots[n], shares.logs[n]
+        else:
+            share, log = ONE / np.sqrt(np.float32(n) + PSEUDO), np.log1p(np.float32(n))
         add_scaled(room.x, 0, share, other.factors, row_met * rank, rank)
         add_scaled(room.x, 0, -share * share, other.equations, row_met * width + met, size)
-        room.x[rank] += share * (other.biases[row_met] - prior.level - prior.slope * np.log1p(n))
+        room.x[rank] += share * (other.biases[row_met] - prior.level - prior.slope * log)
         squares += share * share
     effects = row * (3 * rank + 2) + 2 * rank + 1
     for a in range(size):

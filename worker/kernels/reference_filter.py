@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from factorstream.worker.kernels.api import F32, F64, I32, Batch, Histories, Side
-from factorstream.worker.kernels.beliefs import MEETINGS, Beliefs, Prior, Smoothed
+from factorstream.worker.kernels.beliefs import MEETINGS, Beliefs, Foreseen, Prior, Smoothed
 
 name = "reference"
 
@@ -56,9 +56,9 @@ def filter_batch(
     noise: float,
     user_prior: Prior,
     item_prior: Prior,
-) -> F32:
+) -> Foreseen:
     """Learn from *batch*, one event after another (`beliefs.Filters.filter_batch`)."""
-    errors = np.full(len(batch.ratings), np.nan)
+    foreseen = Foreseen(*np.full((5, len(batch.ratings)), np.nan))
     sides = ((users, user_beliefs, user_prior), (items, item_beliefs, item_prior))
     for j, rating in enumerate(batch.ratings.astype(np.float64)):
         events = (
@@ -67,13 +67,17 @@ def filter_batch(
         )
         w, z = _row(users, events[0][0]), _row(items, events[1][0])
         with np.errstate(all="ignore"):
-            errors[j] = rating - (intercept + w[-1] + z[-1] + w[:-1] @ z[:-1])
+            product = w[:-1] @ z[:-1]
+            error = rating - (intercept + w[-1] + z[-1] + product)
+            variance = noise + _uncertainty(w, z, user_beliefs, item_beliefs, events[0][0], events[1][0])
             new = [_learned(sides[s], sides[1 - s], events[s], events[1 - s][0], rating, intercept, noise) for s in (0, 1)]
         for side, event, learned in zip(sides, events, new, strict=True):
             if learned is not None and not _write(side[0], side[1], event[0], *learned):
-                errors[j] = np.nan
+                error = np.nan
+        for column, value in zip(foreseen, (error, w[-1], z[-1], product, variance), strict=True):
+            column[j] = value
     with np.errstate(over="ignore"):
-        return errors.astype(np.float32)
+        return Foreseen(*(column.astype(np.float32) for column in foreseen))
 
 
 def smooth(
@@ -168,6 +172,15 @@ def _equations(beliefs: Beliefs, row: int, rank: int) -> Equations:
 def _outlook(beliefs: Beliefs, row: int, rank: int) -> Outlook:
     flat = beliefs.outlook[row].astype(np.float64)
     return Outlook(flat[:rank], flat[rank : 2 * rank], float(flat[2 * rank]), flat[2 * rank + 1 :])
+
+
+def _uncertainty(w: F64, z: F64, user_beliefs: Beliefs, item_beliefs: Beliefs, user: int, item: int) -> float:
+    """Return the variance of a pair's score."""
+    rank = len(w) - 1
+    u, v, up, down = w[:-1], z[:-1], _outlook(user_beliefs, user, rank), _outlook(item_beliefs, item, rank)
+    products = v**2 * up.variances + u**2 * down.variances + up.variances * down.variances
+    together = 2 * (v @ up.covariances + u @ down.covariances)
+    return float(up.bias_variance + down.bias_variance + products.sum() + together)
 
 
 def _gathered(other: Side, beliefs: Beliefs, others: I32, ratings: F32, intercept: float) -> tuple[Equations, float]:

@@ -66,6 +66,20 @@ class Emit:
         first = self.builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), scalar, _I32(0))
         return self.shuffle(first, first, [0] * LANES)
 
+    def lane_is(self, position: Value, first: Value) -> Value:
+        """Return the mask of the lane that holds *position*, where the first lane holds *first*."""
+        return self.builder.icmp_signed("==", _LANE_NUMBERS, self._in_lanes(position, first))
+
+    def lanes_from(self, position: Value, first: Value) -> Value:
+        """Return the mask of the lanes that hold *position* or what comes after."""
+        return self.builder.icmp_signed(">=", _LANE_NUMBERS, self._in_lanes(position, first))
+
+    def _in_lanes(self, position: Value, first: Value) -> Value:
+        builder = self.builder
+        lane = builder.trunc(builder.sub(position, first), _I32)
+        lanes = builder.insert_element(ir.Constant(_LANE_NUMBERS.type, ir.Undefined), lane, _I32(0))
+        return builder.shuffle_vector(lanes, lanes, ir.Constant(_LANE_NUMBERS.type, [0] * LANES))
+
     def shuffle(self, x: Value, y: Value, lanes: Sequence[int]) -> Value:
         return self.builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(_I32, LANES), list(lanes)))
 
@@ -377,6 +391,72 @@ def add_scaled_squares(typing: Any, y: Any, y_at: Any, scale: Any, x: Any, x_at:
         return context.get_dummy_value()
 
     return types.void(y, types.int64, types.float32, x, types.int64, types.int64), codegen
+
+
+@_emitted
+def lay_row(typing: Any, x: Any, x_at: Any, a: Any, n: Any, weight: Any, right: Any, y: Any, y_at: Any, width: Any) -> Any:
+    """Set row *a* of n equations in *y*: zeros, ``x[x_at:x_at + n - a]`` from column a on, *weight* on its first, then *right*.
+
+    The right-hand side is column n; *width*, a multiple of `LANES`, is larger.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        _, x_at, a, n, weight, right, _, y_at, width = args
+        first = emit.at(signature.args[0], args[0], builder.sub(x_at, a))
+        row = emit.at(signature.args[6], args[6], y_at)
+        weight, right = emit.splat(weight), emit.splat(right)
+
+        def lay(k: Value, _: Sequence[Value]) -> Sequence[Value]:
+            from_a, from_n = emit.lanes_from(a, k), emit.lanes_from(n, k)
+            inside = builder.and_(from_a, builder.not_(from_n))
+            given = emit.load(builder.gep(first, [k]), inside)
+            given = builder.select(emit.lane_is(a, k), builder.fadd(given, weight), given)
+            emit.store(builder.select(emit.lane_is(n, k), right, given), builder.gep(row, [k]))
+            return []
+
+        emit.loop(width, LANES, [], lay)
+        return context.get_dummy_value()
+
+    integers = (types.int64,) * 3
+    return types.void(x, *integers, types.float32, types.float32, y, types.int64, types.int64), codegen
+
+
+@_emitted
+def eliminate_below(typing: Any, x: Any, k: Any, n: Any, inverse: Any, width: Any) -> Any:
+    """Take row *k* of n equations, times a share, out of those below, so that column k becomes 0; minus the share goes there.
+
+    *inverse* is that of the pivot, in whose place row k gets 1. Rows have *width*, a multiple of `LANES`.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        array, k, n, inverse, width = args
+        zero, one = _ZERO, ir.Constant(_VECTOR, [1.0] * LANES)
+        first = emit.at(signature.args[0], array, _I64(0))
+        row = builder.gep(first, [builder.mul(k, width)])
+        below = builder.add(k, _I64(1))
+
+        def chunk(c: Value, _: Sequence[Value]) -> Sequence[Value]:
+            pivot, place = emit.lane_is(k, c), builder.gep(row, [c])
+            taken = builder.select(pivot, one, emit.load(place))
+            emit.store(taken, place)
+
+            def take(i: Value, _: Sequence[Value]) -> Sequence[Value]:
+                i = builder.add(i, below)
+                share = builder.fmul(builder.load(builder.gep(row, [i])), inverse)
+                address = builder.gep(first, [builder.add(builder.mul(i, width), c)])
+                rest = builder.select(pivot, zero, emit.load(address))
+                emit.store(emit.minus_product(rest, emit.splat(share), taken), address)
+                return []
+
+            emit.loop(builder.sub(n, below), 1, [], take)
+            return []
+
+        emit.loop(width, LANES, [], chunk)
+        return context.get_dummy_value()
+
+    return types.void(x, types.int64, types.int64, types.float32, types.int64), codegen
 
 
 @_emitted

@@ -43,6 +43,8 @@ class Learned:
     touched_items: NDArray[np.int32]
     solved: Solved | None
     """The block that fell due at the end of the part."""
+    variances: F32 | None = None
+    """What the square of each error was expected to be, if the learner knows how sure it is (`Tested.variances`)."""
 
 
 def new_model(learning: Learning, rank: int, seed: int, range_: tuple[float | None, float | None] = (None, None)) -> Model:
@@ -134,6 +136,7 @@ class Learner:
             tested.also_users,
             tested.also_items,
             self.sweeper.advance(model),
+            tested.variances,
         )
 
     def _forget(self, model: Model, events: Events, at: int) -> Learned:

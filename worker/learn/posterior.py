@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels.api import F32, F64, Batch, Histories, Kernels
+from factorstream.worker.kernels.api import F32, F64, Histories, Kernels, Scored
 from factorstream.worker.kernels.beliefs import Beliefs, Filters, Prior, Smoothed, equations_width, outlook_width
 from factorstream.worker.kernels.memory import reserve
 from factorstream.worker.learn.settings import Learning
+from factorstream.worker.learn.sgd import batch_of
 from factorstream.worker.learn.tested import Tested
 from factorstream.worker.model.level import Level
 from factorstream.worker.model.model import ITEMS, USERS, Model
@@ -23,7 +24,7 @@ from factorstream.worker.model.ratings import Accepted
 REWORK = 1024
 """Rows with at most so many ratings are solved at once when one of these is replaced or taken back; others wait for the sweep."""
 
-DEVIATION = 0.1
+DEVIATION = 0.2
 """Of an item's first factors, in √spread."""
 NOISE, FACTORS, BIASES = 0.6, (0.12, 0.08), (0.2, 0.25)
 """Variances that estimates start from: of noise and biases in spread², of users' and items' factors in spread."""
@@ -32,14 +33,20 @@ RANGE = 16.0
 """Prior variances stay within so many times what they start from, and within its inverse."""
 NOISE_RATINGS, FACTOR_ROWS, BIAS_ROWS = 100.0, 400.0, 10.0
 """As so many ratings, or rows, what estimates start from counts in them."""
-RIDGE = 40.0
+RIDGE = 20.0
 """Of the effects of rows met, per spread (factors) and spread² (biases)."""
+
+
+SURPRISE_RATINGS, SURPRISE_BOUNDS, MOST_SURPRISE = 1000.0, (0.5, 4.0), 25.0
+"""Of the factor by which variances of predictions are corrected: what 1 counts in it, its bounds, and the most of one error."""
 
 
 class Estimates(NamedTuple):
     """Noise and priors, in units of the spread; one entry a side."""
 
     noise: float
+    surprise: float
+    """Squares of errors, relative to what their posteriors expected: these are too sure of themselves, as all mean fields are."""
     factors: F64
     biases: F64
     levels: F64
@@ -48,7 +55,7 @@ class Estimates(NamedTuple):
     @classmethod
     def first(cls) -> Estimates:
         """Return what holds before any sweep."""
-        return cls(NOISE, np.array(FACTORS), np.array(BIASES), np.zeros(2), np.zeros(2))
+        return cls(NOISE, 1.0, np.array(FACTORS), np.array(BIASES), np.zeros(2), np.zeros(2))
 
     def prior(self, side: int, level: Level) -> Prior:
         """Return the prior of *side* in units of the ratings."""
@@ -76,6 +83,8 @@ class Remembered:
         self.beliefs = _beliefs(rank), _beliefs(rank)
         self.estimates = Estimates.first()
         self.sums: F64 = np.zeros((2, 10))
+        self.surprises: F64 = np.zeros(2)
+        """Sum and number of squares of errors, relative to what was expected, since the last sweep."""
 
     def grow(self, side: int, n: int, prior: Prior) -> None:
         """Have at least *n* rows of *side*; new ones are as uncertain as *prior*."""
@@ -88,14 +97,15 @@ class Remembered:
     def tables(self) -> Mapping[str, NDArray[Any]]:
         """Return all of it; views of the rows, copies of the numbers."""
         users, items = self.beliefs
-        noise, *others = self.estimates
+        noise, surprise, *others = self.estimates
         return {
             "users.equations": users.equations[: self.n[USERS]],
             "users.outlook": users.outlook[: self.n[USERS]],
             "items.equations": items.equations[: self.n[ITEMS]],
             "items.outlook": items.outlook[: self.n[ITEMS]],
-            "estimates": np.append(noise, np.concatenate(others)),
+            "estimates": np.append([noise, surprise], np.concatenate(others)),
             "sums": self.sums,
+            "surprises": self.surprises,
         }
 
     def restore(self, tables: Mapping[str, NDArray[Any]]) -> None:
@@ -105,9 +115,16 @@ class Remembered:
             self.n[side] = len(outlook)
             self.beliefs[side].equations[: len(equations)] = equations
             self.beliefs[side].outlook[: len(outlook)] = outlook
-        noise, *others = tables["estimates"].tolist()
-        self.estimates = Estimates(noise, *np.array(others).reshape(4, 2))
-        self.sums[:] = tables["sums"]
+        noise, surprise, *others = tables["estimates"].tolist()
+        self.estimates = Estimates(noise, surprise, *np.array(others).reshape(4, 2))
+        self.sums[:], self.surprises[:] = tables["sums"], tables["surprises"]
+
+    def add_surprises(self, errors: F32, variances: F32) -> None:
+        """Count errors with what their squares were expected to be; NaN is no error."""
+        relative = (errors.astype(np.float64) ** 2 / variances)[~np.isnan(errors)]
+        # cumsum: strictly one after another, so that the bits do not depend on the cuts
+        self.surprises[0] = np.cumsum(np.append(self.surprises[0], np.minimum(relative, MOST_SURPRISE)))[-1]
+        self.surprises[1] += len(relative)
 
 
 def _beliefs(rank: int) -> Beliefs:
@@ -139,25 +156,20 @@ class Posterior:
         part, level = remembered(model), model.level
         self._grow(model, USERS, int(accepted.user_rows.max()) + 1)
         self._grow(model, ITEMS, int(accepted.item_rows.max()) + 1)
-        errors = self._filters.filter_batch(
+        foreseen = self._filters.filter_batch(
             model.users.side,
             model.items.side,
             *part.beliefs,
-            Batch(
-                accepted.user_rows,
-                accepted.item_rows,
-                accepted.ratings,
-                accepted.user_counts,
-                accepted.item_counts,
-                accepted.user_histories,
-                accepted.item_histories,
-            ),
+            batch_of(accepted),
             intercept=level.intercept,
             noise=part.estimates.noise * level.spread**2,
             user_prior=part.estimates.prior(USERS, level),
             item_prior=part.estimates.prior(ITEMS, level),
         )
-        return Tested(accepted.ratings, errors)
+        scored = Scored(foreseen.errors, foreseen.user_biases, foreseen.item_biases, foreseen.products)
+        part.add_surprises(foreseen.errors, foreseen.variances)
+        variances = foreseen.variances * np.float32(part.estimates.surprise)
+        return Tested(accepted.ratings, foreseen.errors, scored, variances=variances)
 
     def solve(self, model: Model, side: int, rows: NDArray[np.int32], *, afresh: bool = False) -> F64:
         """Solve *rows* from all that they hold, and find out what meeting them says of those they met; always exactly."""
@@ -197,8 +209,8 @@ class Posterior:
     def end_sweep(self, model: Model) -> None:
         """Estimate noise and priors from the sweep's sums."""
         part = remembered(model)
-        part.estimates = estimated(part.estimates, part.sums, model.rank)
-        part.sums[:] = 0
+        part.estimates = estimated(part.estimates, part.sums, part.surprises, model.rank)
+        part.sums[:], part.surprises[:] = 0, 0
 
     def readout(self, model: Model, side: int, rows: NDArray[np.int64]) -> tuple[F32, F32]:
         """Return the rows' means."""
@@ -243,8 +255,9 @@ def sums_of(told: Smoothed, histories: Histories, spread: float) -> F64:
     return np.array([float(column.sum()) for column in columns])
 
 
-def estimated(before: Estimates, sums: F64, rank: int) -> Estimates:
+def estimated(before: Estimates, sums: F64, surprises: F64, rank: int) -> Estimates:
     """Return the estimates that a sweep's *sums*, ``(2, 10)``, lead to, each tempered by what it started from."""
+    surprise = (surprises[0] + SURPRISE_RATINGS) / (surprises[1] + SURPRISE_RATINGS)
     noise = (sums[ITEMS, MISFIT] + NOISE_RATINGS * NOISE) / (sums[ITEMS, RATINGS] + NOISE_RATINGS)
     factors, biases = before.factors.copy(), before.biases.copy()
     levels, slopes = np.zeros(2), np.zeros(2)
@@ -254,7 +267,8 @@ def estimated(before: Estimates, sums: F64, rank: int) -> Estimates:
         w, wn, wnn, wt, wnt = sums[side, W:] + np.array([1.0, 0.0, 1.0, 0.0, 0.0])
         slopes[side] = (w * wnt - wn * wt) / (w * wnn - wn * wn)
         levels[side] = (wt - wn * slopes[side]) / w
-    return Estimates(float(np.clip(noise, *NOISE_BOUNDS)), factors, biases, levels, slopes)
+    noise, surprise = np.clip(noise, *NOISE_BOUNDS), np.clip(surprise, *SURPRISE_BOUNDS)
+    return Estimates(float(noise), float(surprise), factors, biases, levels, slopes)
 
 
 def _variance(surprise: float, n: float, start: float, n_start: float) -> float:

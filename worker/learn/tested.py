@@ -30,6 +30,8 @@ class Tested(NamedTuple):
     also_items: NDArray[np.int32] = NO_ROWS
     likelihoods: F32 | None = None
     """ℓ of the score; None: squared loss, ½ error²."""
+    variances: F32 | None = None
+    """What the square of each error was expected to be, where the learner knows how sure it is."""
 
     @property
     def losses(self) -> F32:
