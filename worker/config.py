@@ -220,7 +220,7 @@ class Sgd(Section):
 class Implicit(Section):
     """Clicks, for model.loss = "implicit"."""
 
-    alpha: float = Field(1.0, gt=0, le=1e6)
+    alpha: float = Field(4.0, gt=0, le=1e6)
     """A pair of strength r counts 1 + alpha · r times as much as one without a click."""
 
 
@@ -228,7 +228,8 @@ class Als(Section):
     """Regularisation of the objective, which SGD and sweeps share."""
 
     lambda_user: float | None = Field(None, ge=0)
-    """λ of the users' factors; unset: 8 times the standard deviation of the ratings, 0.5 times it when nonnegative."""
+    """λ of the users' factors; unset: 8 times the standard deviation of the ratings, 0.5 times it when nonnegative; loss implicit:
+    0.4 (1 + alpha) √(most clicks of an item)."""
     lambda_item: float | None = Field(None, ge=0)
     """λ of the items' factors; unset: likewise."""
     lambda_bias: float | None = Field(None, ge=0)
@@ -238,7 +239,8 @@ class Als(Section):
     l1_item: float = Field(0.0, ge=0)
     """κ of the items' factors."""
     weighted: bool = False
-    """Whether each λ and κ counts once for each of the row's ratings (ALS-WR)."""
+    """Whether each λ and κ counts once for each of the row's ratings (ALS-WR); loss implicit: for each unit of its confidence
+    over all pairs."""
     solver: Literal["auto", "exact", "cg"] = "auto"
     """How rows are solved: exactly, by conjugate gradients (cheaper at high ranks, the same optimum), or as suits the rank."""
 

@@ -27,7 +27,7 @@ LEAST_LIKED = 7
 ITERATIONS, RANK = 15, 32
 ALPHAS = (1.0, 3.0, 10.0)
 LAMBDAS = (3.0, 10.0, 30.0, 60.0, 120.0)
-WEIGHTED_LAMBDAS = (0.001, 0.002, 0.004, 0.006, 0.01)
+WEIGHTED_LAMBDAS = (0.002, 0.004, 0.006, 0.01, 0.015)
 SEEDS = (0, 1, 2)
 PENALTY, ALPHA, STEPS = 10.0, 2.0, 10
 
@@ -53,20 +53,19 @@ def ranked():
     newest[history.user_codes] = np.arange(len(history))
     earlier[newest[held.user_counts >= 2]] = False
     tuning = fitting.last_of_each_user(test.training, history.user_codes[earlier], history.item_codes[earlier])
-    figures = []
-    found = {}
+    figures, found = [], {}
     for name, fit, penalties in (
         ("implicit", theirs, LAMBDAS),
         ("ours, λ plain", ours(weighted=False), LAMBDAS),
         ("ours, λ weighted", ours(weighted=True), WEIGHTED_LAMBDAS),
     ):
         best = max(itertools.product(ALPHAS, penalties), key=lambda how: rank(tuning, *fit(tuning, *how, SEEDS[0])).ndcg_at_10)
-        found[name] = [rank(test, *fit(test, *best, seed)) for seed in SEEDS]
-        print(f"{name}: α = {best[0]:g}, λ = {best[1]:g}", flush=True)
+        found[f"{name}, α = {best[0]:g}, λ = {best[1]:g}"] = [rank(test, *fit(test, *best, seed)) for seed in SEEDS]
+    found["ours, defaults"] = [rank(test, *ours()(test, None, None, seed)) for seed in SEEDS]
     for figure in ("recall_at_10", "ndcg_at_10"):
         means = {name: float(np.mean([getattr(one, figure) for one in several])) for name, several in found.items()}
         for name, mean in means.items():
-            least = means["implicit"] if name == "ours, λ weighted" else None
+            least = next(iter(means.values())) if name.startswith("ours, λ") else None
             figures.append(Figure(f"{name}: {figure.replace('_at_', '@')}, mean of {len(SEEDS)} seeds", mean, at_least=least))
     return figures
 
@@ -90,10 +89,13 @@ def rank(parts, users, items):
     return of_places(places(users, items, parts.training, parts.holdout.user_rows, parts.holdout.item_rows))
 
 
-def ours(*, weighted):
+def ours(*, weighted=False):
+    """Return what fits ours; α and λ of None are the defaults."""
+
     def fit(parts, alpha, penalty, seed):
-        told = {"model.loss": "implicit", "model.rank": RANK, "model.seed": seed, "implicit.alpha": alpha}
-        told |= {"als.lambda_user": penalty, "als.lambda_item": penalty, "als.weighted": weighted}
+        told = {"model.loss": "implicit", "model.rank": RANK, "model.seed": seed, "als.weighted": weighted}
+        if alpha is not None:
+            told |= {"implicit.alpha": alpha, "als.lambda_user": penalty, "als.lambda_item": penalty}
         settings = load(None, [f"{key}={value}" for key, value in told.items()], {})
         learning, model = learning_of(settings), fresh_model(settings)
         fitting.prepare(model, parts.training, cpu, learning)

@@ -165,11 +165,11 @@ def test_an_item_is_a_hit_when_fewer_than_ten_sampled_ones_score_as_high():
     )
     scores, hits = np.zeros(n, np.float32), np.full(n, np.nan, np.float32)
     every = np.ones(n_items, bool)
-    rank_clicks(clicks, users, np.ones(1, bool), items, every, np.uint64(7), scores, hits)
+    rank_clicks(clicks, users, np.ones(1, bool), items, every, 7, scores, hits)
     assert scores.tolist() == items[:, 0].tolist()
     assert hits[:10].all(), "the ten best are found among any"
     assert not hits[100:].any()
     for all_alike in (np.zeros(n_items, bool), every):  # a user, or items, of which nothing is known
         ties = np.full(n, np.nan, np.float32)
-        rank_clicks(clicks, 0 * users, np.ones(1, bool), items, all_alike, np.uint64(7), scores, ties)
+        rank_clicks(clicks, 0 * users, np.ones(1, bool), items, all_alike, 7, scores, ties)
         assert not ties.any()

@@ -10,9 +10,10 @@ from factorstream.worker.config import load
 from factorstream.worker.errors import UserMistake
 from factorstream.worker.evaluation import check_ratings
 from factorstream.worker.fitting.ranking import of_places, places
-from factorstream.worker.learn.implicit import memory_of
+from factorstream.worker.learn.implicit import memory_of, penalties_of
 from factorstream.worker.learn.learner import Learner, new_model
 from factorstream.worker.model.journal import Events
+from factorstream.worker.model.model import ITEMS, USERS
 from factorstream.worker.wiring import learning_of
 
 CPU = kernels.select("cpu")
@@ -45,18 +46,19 @@ def written_out(strengths, model, learning):
     strengths = np.nan_to_num(strengths)[held.any(1)][:, held.any(0)]
     p = model.users.factors[held.any(1)].astype(np.float64)
     q = model.items.factors[held.any(0)].astype(np.float64)
-    penalty, confidences = learning.penalty(model.level), 1 + learning.alpha * strengths
-    weights = [confidences.sum(1), confidences.sum(0)] if learning.weighted else [np.ones(len(p)), np.ones(len(q))]
-    norms = penalty.user * weights[0] @ (p**2).sum(1) + penalty.item * weights[1] @ (q**2).sum(1)
+    confidences = 1 + learning.alpha * strengths
+    norms, largest = 0.0, model.ratings.item_counts.max()
+    for side, factors, sums in ((USERS, p, strengths.sum(1)), (ITEMS, q, strengths.sum(0))):
+        norms += penalties_of(learning, side, sums, strengths.shape[1 - side], largest) @ (factors**2).sum(1)
     return 0.5 * ((confidences * ((strengths > 0) - p @ q.T) ** 2).sum() + norms)
 
 
-@given(clicks(), st.booleans(), st.integers(1, 4), st.sampled_from([0.01, 2.0]))
+@given(clicks(), st.booleans(), st.integers(1, 4), st.sampled_from([None, 0.01, 2.0]))
 def test_iterations_never_raise_the_objective_over_all_pairs(strengths, weighted, rank, penalty):
     if np.isnan(strengths).all():
         strengths[0, 0] = 1
-    penalties = [f"als.lambda_user={penalty}", f"als.lambda_item={2 * penalty}", "implicit.alpha=3"]
-    learning = told(*penalties, f"als.weighted={weighted}")
+    penalties = [f"als.lambda_user={penalty}", f"als.lambda_item={2 * penalty}"] if penalty else []
+    learning = told(*penalties, "implicit.alpha=3", f"als.weighted={weighted}")
     model = prepared(strengths, learning, rank)
     values = [fitting.objective(model, learning)]
     for step in fitting.fit(model, CPU, learning, method="als", n_iterations=4, seed=0):
@@ -102,3 +104,13 @@ def test_a_file_with_negative_strengths_is_refused_with_the_value():
         check_ratings(told(), told().first_level((None, None)), np.array([1.0, -2.0], np.float32))
     squared = learning_of(load(None, [], {}))
     check_ratings(squared, squared.first_level((None, None)), np.array([1.0, -2.0], np.float32))
+
+
+def test_a_penalty_that_is_not_set_leaves_something_to_learn_and_a_weighted_one_goes_with_confidence():
+    strengths = np.array([0.0, 4.0])
+    learning = told("implicit.alpha=2")
+    for largest in (1, 100, 10_000):
+        assert (penalties_of(learning, USERS, strengths, 100, largest) < 3 * largest**0.5).all()
+    assert penalties_of(told("als.lambda_user=3"), USERS, strengths, 100, 5).tolist() == [3, 3]
+    weighted = told("als.weighted=true", "als.lambda_item=0.1", "implicit.alpha=2")
+    assert penalties_of(weighted, ITEMS, strengths, 100, 5) == pytest.approx([10, 10.8])

@@ -14,9 +14,10 @@ from factorstream.worker.errors import UserMistake
 from factorstream.worker.fitting.ranking import Ranking, ranking
 from factorstream.worker.fitting.splits import BLOCK_VISITS, NEVER, user_blocks
 from factorstream.worker.kernels import losses
-from factorstream.worker.kernels.api import Batch, Histories, Kernels, Penalty, Rates
+from factorstream.worker.kernels.api import Batch, Histories, Kernels, Rates
 from factorstream.worker.kernels.gram import gram_of
-from factorstream.worker.kernels.objective import over_all_pairs, penalties, scores
+from factorstream.worker.kernels.objective import over_observed, penalties, scores
+from factorstream.worker.learn.implicit import penalties_of
 from factorstream.worker.learn.learner import new_model
 from factorstream.worker.learn.optimizers import optimizer_of
 from factorstream.worker.learn.rule import rule_of
@@ -127,9 +128,9 @@ def objective(model: Model, learning: Learning) -> float:
 
     Of the learner posterior the first sum alone: what its solves lower is a bound of the evidence, with noise and priors in it.
     """
-    penalty, loss, total = learning.penalty(model.level), model.level.loss, 0.0
     if learning.loss == "implicit":
-        return _implicit_objective(model, learning, penalty)
+        return _implicit_objective(model, learning)
+    penalty, loss, total = learning.penalty(model.level), model.level.loss, 0.0
     if learning.learner != "posterior":
         total += penalties(model.users.side, model.ratings.user_counts, penalty, users=True)
         total += penalties(model.items.side, model.ratings.item_counts, penalty, users=False)
@@ -138,34 +139,22 @@ def objective(model: Model, learning: Learning) -> float:
     return total
 
 
-def _implicit_objective(model: Model, learning: Learning, penalty: Penalty) -> float:
+def _implicit_objective(model: Model, learning: Learning) -> float:
     ratings = model.ratings
-    users = gram_of(model.users.factors, ratings.user_counts > 0)
-    items = gram_of(model.items.factors, ratings.item_counts > 0)
-    blocks = [(learning.targets(block.ratings) - _scores(model, block), block.ratings) for block in user_blocks(ratings)]
-    off, held = np.concatenate([off for off, _ in blocks]), np.concatenate([held for _, held in blocks])
-    norms = [
-        penalty.on(users=on_users)[0]
-        * float(_confidences(model, learning, on_users) @ (own.factors.astype(np.float64) ** 2).sum(1))
-        for on_users, own in ((True, model.users), (False, model.items))
-    ]
-    return over_all_pairs(off, held, learning.alpha, users, items) + 0.5 * sum(norms)
-
-
-def _confidences(model: Model, learning: Learning, on_users: bool) -> NDArray[np.float64]:
-    """Return how often λ counts for each row; not at all where it holds nothing."""
-    ratings = model.ratings
-    held, across = ratings.user_counts, ratings.item_counts
-    if not on_users:
-        held, across = across, held
-    weights = np.ones(len(held))
-    if learning.weighted:
-        strengths = np.zeros(len(held))
-        for block in user_blocks(ratings):
-            rows = block.user_rows if on_users else block.item_rows
-            strengths += np.bincount(rows, block.ratings, len(held))
-        weights = np.count_nonzero(across) + learning.alpha * strengths
-    return weights * (held > 0)
+    grams, norms = [], 0.0
+    strengths = np.zeros(ratings.n_users), np.zeros(ratings.n_items)
+    observed = 0.0
+    for block in user_blocks(ratings):
+        off = learning.targets(block.ratings) - _scores(model, block)
+        observed += over_observed(off, block.ratings, learning.alpha)
+        for sums, rows in zip(strengths, (block.user_rows, block.item_rows), strict=True):
+            sums += np.bincount(rows, block.ratings, len(sums))
+    held, largest = (ratings.user_counts > 0, ratings.item_counts > 0), int(ratings.item_counts.max())
+    for side, own in ((USERS, model.users), (ITEMS, model.items)):
+        grams.append(gram_of(own.factors, held[side]))
+        penalties_ = penalties_of(learning, side, strengths[side], int(np.count_nonzero(held[1 - side])), largest)
+        norms += float((penalties_ * held[side]) @ (own.factors.astype(np.float64) ** 2).sum(axis=1))
+    return observed + 0.5 * (float(np.sum(grams[USERS] * grams[ITEMS])) + norms)
 
 
 def rmse(model: Model, learning: Learning, held_out: Held) -> float | None:

@@ -25,11 +25,13 @@ def _fill_scores(p: F32, b: F32, q: F32, c: F32, user_rows: I32, item_rows: I32,
         found[j] = score
 
 
-def over_all_pairs(off: F64, ratings: F32, alpha: float, users_gram: F64, items_gram: F64) -> float:
-    """Return ``½ Σ (1 + α x) (p − s)²`` over all pairs, of which *off* are ``p − s`` where *ratings* are held, else x = p = 0."""
+def over_observed(off: F64, ratings: F32, alpha: float) -> float:
+    """Return ``½ Σ (1 + α x) (p − s)² − s²`` of the pairs held, *off* being their ``p − s``.
+
+    That is what they add to ``½ Σ s²`` over all pairs, which Gram matrices give.
+    """
     preferred = (ratings > 0).astype(np.float64)
-    observed = (1 + alpha * ratings.astype(np.float64)) @ off**2 - ((preferred - off) ** 2).sum()
-    return 0.5 * float(np.sum(users_gram * items_gram) + observed)
+    return 0.5 * float((1 + alpha * ratings.astype(np.float64)) @ off**2 - ((preferred - off) ** 2).sum())
 
 
 def penalties(side: Side, counts: I32, penalty: Penalty, *, users: bool) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from factorstream.worker.kernels.api import F32, I32, I64, Histories
 from factorstream.worker.kernels.compiled import Int, bare, inlined
 from factorstream.worker.kernels.cpu_start import splitmix64
+from factorstream.worker.kernels.simd import dot
 
 N_SAMPLED = 100
 """Items that the tested one is ranked among."""
@@ -34,14 +35,13 @@ class Clicks(NamedTuple):
     """What the user holds just after the event, where the item is to be ranked: these are not sampled."""
 
 
-@bare
 def rank_clicks(
     clicks: Clicks,
     users: F32,
     users_count: NDArray[np.bool_],
     items: F32,
     items_count: NDArray[np.bool_],
-    first: np.uint64,
+    first: int,
     scores: F32,
     hits: F32,
 ) -> None:
@@ -51,65 +51,84 @@ def rank_clicks(
     *users* and *items* are the factors before the first event; rows that do not count are zero. Items are drawn from a counter
     hash of *first*, the number of the first event, and nothing else.
     """
-    for j in range(clicks.user_rows.shape[0]):
+    clicks = clicks._replace(solved=clicks.solved.reshape(-1))
+    rank, numbers = users.shape[1], np.arange(first, first + len(scores), dtype=np.uint64)
+    _rank(clicks, users.reshape(-1), users_count, items.reshape(-1), items_count, rank, numbers, scores, hits)
+
+
+@bare
+def _rank(
+    clicks: Any,
+    users: Any,
+    users_count: Any,
+    items: Any,
+    items_count: Any,
+    rank: Int,
+    numbers: Any,
+    scores: Any,
+    hits: Any,
+) -> None:
+    """Do what `rank_clicks` says, factors being flat."""
+    for j in range(scores.shape[0]):
         user, item = np.int64(clicks.user_rows[j]), np.int64(clicks.item_rows[j])
-        factors, row = users, user
-        known = users_count[user]
-        for i in range(j - 1, -1, -1):
-            if clicks.user_rows[i] == user and clicks.is_solved[i]:
-                factors, row, known = clicks.solved, np.int64(i), True
-                break
-        scores[j] = (
-            score(factors, row, items, item) if known and items_count[item] and item < clicks.n_known[j] else np.float32(0)
-        )
-        if clicks.asked[j]:
-            n_above = count_above(clicks, j, factors, row, known, items, items_count, first + np.uint64(j), scores[j])
-            hits[j] = 1 if n_above < N_BEST else 0
+        before = earlier(clicks, j)
+        known = before >= 0 or users_count[user]
+        met = known and item < clicks.n_known[j] and items_count[item]
+        if before >= 0:
+            scores[j] = dot(clicks.solved, before * rank, items, item * rank, rank) if met else np.float32(0)
+            if clicks.asked[j]:
+                hits[j] = is_hit(clicks, j, clicks.solved, before * rank, known, items, items_count, rank, numbers[j], scores[j])
+        else:
+            scores[j] = dot(users, user * rank, items, item * rank, rank) if met else np.float32(0)
+            if clicks.asked[j]:
+                hits[j] = is_hit(clicks, j, users, user * rank, known, items, items_count, rank, numbers[j], scores[j])
 
 
 @inlined
-def count_above(
-    clicks: Clicks,
+def earlier(clicks: Any, j: Int) -> Int:
+    """Return which event solved the user of event *j* last, −1 if none of these did."""
+    for i in range(j - 1, -1, -1):
+        if clicks.user_rows[i] == clicks.user_rows[j] and clicks.is_solved[i]:
+            return np.int64(i)
+    return np.int64(-1)
+
+
+@inlined
+def is_hit(
+    clicks: Any,
     j: Int,
-    factors: F32,
-    row: Int,
-    known: bool | np.bool,
-    items: F32,
-    items_count: NDArray[np.bool_],
-    number: np.uint64,
-    least: np.float32,
-) -> Int:
-    """Return how many of the sampled items score at least *least*."""
+    factors: Any,
+    at: Int,
+    known: Any,
+    items: Any,
+    items_count: Any,
+    rank: Int,
+    number: Any,
+    least: Any,
+) -> np.float32:
+    """Return 1 if fewer than `N_BEST` of the sampled items score at least *least* with ``factors[at:]``, else 0."""
+    start, n_known = splitmix64(number), np.uint64(clicks.n_known[j])
     n_above, n_drawn, draw = 0, 0, np.uint64(0)
-    while n_drawn < N_SAMPLED:
-        bits = splitmix64(splitmix64(number) + draw)
+    while n_drawn < N_SAMPLED and n_above < N_BEST:
+        item = np.int64(splitmix64(start + draw) % n_known)
         draw += np.uint64(1)
-        item = np.int64(bits % np.uint64(clicks.n_known[j]))
         if holds(clicks.histories, j, item):
             continue
         n_drawn += 1
-        found = score(factors, row, items, item) if known and items_count[item] else np.float32(0)
-        n_above += 1 if not found < least else 0
-    return n_above
+        score = dot(factors, at, items, item * rank, rank) if known and items_count[item] else np.float32(0)
+        n_above += 0 if score < least else 1
+    return np.float32(1 if n_above < N_BEST else 0)
 
 
 @inlined
-def score(factors: F32, row: Int, items: F32, item: Int) -> np.float32:
-    """Return ``u·v``."""
-    total = np.float32(0)
-    for k in range(factors.shape[1]):
-        total += factors[row, k] * items[item, k]
-    return total
-
-
-@inlined
-def holds(histories: Histories, j: Int, item: Int) -> bool:
+def holds(histories: Any, j: Int, item: Int) -> bool:
     """Whether *item* is in entry *j*, which is ascending."""
-    low, high = histories.starts[j], histories.starts[j + 1]
+    low, stop = histories.starts[j], histories.starts[j + 1]
+    high = stop
     while low < high:
         middle = (low + high) >> 1
         if histories.others[middle] < item:
             low = middle + 1
         else:
             high = middle
-    return low < histories.starts[j + 1] and histories.others[low] == item
+    return low < stop and histories.others[low] == item

@@ -62,6 +62,8 @@ class Memory:
         self.sides = (Kept(rank), Kept(rank))
         self.due = np.full(1, DRAIN, np.int64)
         """Ratings accepted when the queue is drained next."""
+        self.largest = np.ones(1, np.int64)
+        """Most ratings that an item had when the queue was drained."""
         self._n_rows = [0, 0]
 
     def grow(self, n_users: int, n_items: int) -> None:
@@ -70,7 +72,7 @@ class Memory:
 
     def tables(self) -> Mapping[str, NDArray[Any]]:
         """Return all of it (`Part`)."""
-        tables: dict[str, NDArray[Any]] = {"due": self.due}
+        tables: dict[str, NDArray[Any]] = {"due": self.due, "largest": self.largest}
         for name, kept, n in zip(("users", "items"), self.sides, self._n_rows, strict=True):
             rows = {"counts": kept.counts[:n], "news": kept.news[:n], "queue": kept.queue, "gram": kept.gram}
             tables.update({f"{name}.{key}": table for key, table in rows.items()})
@@ -78,7 +80,7 @@ class Memory:
 
     def restore(self, tables: Mapping[str, NDArray[Any]]) -> None:
         """Become what `tables` returned (`Part`)."""
-        self.due = tables["due"].copy()
+        self.due, self.largest = tables["due"].copy(), tables["largest"].copy()
         for side, (name, kept) in enumerate(zip(("users", "items"), self.sides, strict=True)):
             n = self._n_rows[side] = len(tables[f"{name}.counts"])
             kept.counts[:n], kept.news[:n] = tables[f"{name}.counts"], tables[f"{name}.news"]
@@ -109,6 +111,7 @@ class Implicit:
             memory.sides[side].n = int(np.count_nonzero(held))
             empty = np.flatnonzero(held == 0).astype(np.int32)
             table_of(model, side).restart(empty, self._kernels, self._learning.deviation(model.level, model.rank))
+        memory.largest[0] = max(1, int(model.ratings.item_counts.max(initial=0)))
         self.end_sweep(model)
 
     def until_due(self, model: Model) -> int | None:
@@ -212,7 +215,7 @@ class Implicit:
             users.counts,
             model.items.side.factors,
             items.counts,
-            np.uint64(model.n_accepted),
+            model.n_accepted,
             scores,
             hits,
         )
@@ -220,9 +223,10 @@ class Implicit:
 
     def _drain(self, model: Model, n_accepted: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Solve queued users, then items, that are due; return which."""
-        memory = memory_of(model)
+        memory, item_counts = memory_of(model), model.ratings.item_counts
+        memory.largest[0] = max(memory.largest[0], item_counts[memory.sides[ITEMS].queue].max())
         due = []
-        for side, held in ((USERS, model.ratings.user_counts), (ITEMS, model.ratings.item_counts)):
+        for side, held in ((USERS, model.ratings.user_counts), (ITEMS, item_counts)):
             due.append(memory.sides[side].take_due(held, VISITS[side]))
             self.solve(model, side, due[-1])
         memory.due[0] = n_accepted + DRAIN
@@ -230,13 +234,11 @@ class Implicit:
 
     def _penalties(self, model: Model, side: int, histories: Histories) -> F32:
         """Return λ of rows of *side* with these *histories*."""
-        penalty = self._learning.penalty(model.level)
-        return confidence_weighted(
-            penalty.on(users=side == USERS)[0],
-            histories,
-            self._learning.alpha if penalty.weighted else None,
-            memory_of(model).sides[1 - side].n,
-        )
+        sums = np.concatenate([[0.0], np.cumsum(histories.ratings, dtype=np.float64)])
+        strengths = sums[histories.starts[1:]] - sums[histories.starts[:-1]]
+        memory = memory_of(model)
+        found = penalties_of(self._learning, side, strengths, memory.sides[1 - side].n, int(memory.largest[0]))
+        return found.astype(np.float32)
 
     def _grow(self, model: Model, n_users: int, n_items: int) -> None:
         deviation = self._learning.deviation(model.level, model.rank)
@@ -245,14 +247,19 @@ class Implicit:
         memory_of(model).grow(model.users.n, model.items.n)
 
 
-def confidence_weighted(penalty: float, histories: Histories, alpha: float | None, n_others: int) -> F32:
-    """Return λ of each entry: *penalty*, times the confidence that the row has over all pairs where *alpha* is given."""
-    n = len(histories.starts) - 1
-    if alpha is None:
-        return np.full(n, penalty, np.float32)
-    sums = np.concatenate([[0.0], np.cumsum(histories.ratings, dtype=np.float64)])
-    strengths = sums[histories.starts[1:]] - sums[histories.starts[:-1]]
-    return np.asarray(penalty * (n_others + alpha * strengths), np.float32)
+def penalties_of(learning: Learning, side: int, strengths: F64, n_across: int, largest: int) -> F64:
+    """Return λ of rows of *side* whose ratings add up to *strengths*, ``(n,)``.
+
+    λ that is not set goes with ``(1 + α) √largest``, *largest* being how many ratings an item has at most: the largest singular
+    value of the confidences is at least that, and with λ above it every factor would be zero. Weighted, λ counts once for each
+    unit of a row's confidence over all pairs: α times its strengths, and 1 for each of *n_across* rows that count across.
+    """
+    told = learning.lambda_user if side == USERS else learning.lambda_item
+    unset = learning.IMPLICIT_LAMBDA * (1 + learning.alpha) * float(max(1, largest)) ** 0.5
+    n_terms = max(1, n_across)
+    if learning.weighted:
+        return (unset / n_terms if told is None else told) * (n_terms + learning.alpha * strengths)
+    return np.full(len(strengths), unset if told is None else told)
 
 
 def memory_of(model: Model) -> Memory:

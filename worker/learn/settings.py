@@ -60,7 +60,7 @@ class Learning:
     schedule: Schedule = "count"
     power: float = 0.25
     """Of schedule ``inverse``: a row with n ratings steps by ``η / n^power``."""
-    alpha: float = 1.0
+    alpha: float = 4.0
     """Implicit: a pair's confidence is ``1 + alpha * rating``."""
     solver: Solver = "auto"
     """How rows are solved in sweeps."""
@@ -71,7 +71,8 @@ class Learning:
     LAMBDA_BIAS, WEIGHTED_LAMBDA_BIAS = 2.5, 0.03
     NONNEGATIVE_LAMBDA = 0.5
     """In the place of `LAMBDA`: factors that carry the mean, too, must not be pulled to zero."""
-    IMPLICIT_LAMBDA, IMPLICIT_WEIGHTED_LAMBDA = 1.0, 0.003
+    IMPLICIT_LAMBDA = 0.4
+    """Of the largest that leaves anything to learn (`learn.implicit.penalties_of`)."""
     DEVIATION, SPARSE_DEVIATION = 0.05, 0.5
     """With κ, factors that start near zero would all become zero, and stay so."""
 
@@ -111,8 +112,6 @@ class Learning:
         """Return λ and κ of the objective at *level*."""
         plain = self.NONNEGATIVE_LAMBDA if self.nonnegative else self.LAMBDA
         unset = level.spread * level.curvature * (self.WEIGHTED_LAMBDA if self.weighted else plain)
-        if self.loss == "implicit":
-            unset = self.IMPLICIT_WEIGHTED_LAMBDA if self.weighted else self.IMPLICIT_LAMBDA
         unset_bias = level.curvature * (self.WEIGHTED_LAMBDA_BIAS if self.weighted else self.LAMBDA_BIAS)
         return Penalty(
             unset if self.lambda_user is None else self.lambda_user,
