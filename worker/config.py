@@ -228,8 +228,8 @@ class Als(Section):
     """Regularisation of the objective, which SGD and sweeps share."""
 
     lambda_user: float | None = Field(None, ge=0)
-    """λ of the users' factors; unset: 8 times the standard deviation of the ratings, 0.5 times it when nonnegative; loss implicit:
-    0.4 (1 + alpha) √(most clicks of an item)."""
+    """λ of the users' factors; unset: 8 times the standard deviation of the ratings, 0.5 times it when nonnegative; loss
+    implicit: 0.4 (1 + alpha) √(most clicks of an item)."""
     lambda_item: float | None = Field(None, ge=0)
     """λ of the items' factors; unset: likewise."""
     lambda_bias: float | None = Field(None, ge=0)
