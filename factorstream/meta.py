@@ -41,7 +41,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     position: int
     """Ratings accepted and blocks solved."""
     offsets: Mapping[int, int] = {}
-    """Partition → first offset whose effect is not in the published rows."""
+    """Partition → first offset that was not learned; rows and blocks that had to wait may lag behind it."""
     published_ms: int
     """Milliseconds since the epoch, by the worker's clock."""
 

@@ -58,6 +58,8 @@ class Reader:
         self._n_buckets = 1
         self._lock = threading.Lock()
         self._catalogue = Catalogue(rank=0)
+        self._journal_id = ""
+        """Of the model whose blocks these are."""
 
     def meta(self) -> Meta:
         """Return the model's description."""
@@ -183,8 +185,8 @@ class Reader:
 
     def _refreshed(self, meta: Meta, packed_versions: bytes | None) -> Catalogue:
         """Return the catalogue with the blocks that these versions speak of; the lock is held."""
-        if self._catalogue.rank != meta.rank:
-            self._catalogue = Catalogue(meta.rank)
+        if (self._catalogue.rank, self._journal_id) != (meta.rank, meta.journal_id):  # versions of another model may be equal
+            self._catalogue, self._journal_id = Catalogue(meta.rank), meta.journal_id
         versions = unpack_versions(packed_versions) if packed_versions else np.zeros(0, VERSIONS)
         outdated = self._catalogue.outdated(versions)
         for first in range(0, len(outdated), _BLOCKS_AT_ONCE):
@@ -242,9 +244,12 @@ class Reader:
 def _client(url: str, timeout_s: float) -> redis.Redis:
     retry = Retry(NoBackoff(), 1)  # a connection that Redis has closed meanwhile is only found out by using it
     try:
-        return redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=retry)
-    except ValueError as error:
+        client = redis.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=retry)
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # connects to nothing, but minds a parameter that there is not
+    except (TypeError, ValueError) as error:
         raise InvalidAddress(f"no address of a Redis ({error}): write redis://HOST:6379/0") from error
+    return client
 
 
 def _embedding(meta: Meta, side: Side, row_id: str, value: bytes | None) -> Embedding | None:

@@ -95,6 +95,7 @@ def test_what_cannot_be_read_is_told_in_one_line(learned):
     command("top", "7", "--redis", "127.0.0.1").refused(2, "redis://")
     command("top", "7", "--model", "a b").refused(2, "a b")
     command("get", "film", "7").refused(2, "film")
+    command("top", "\udcff").refused(2, "UTF-8")
     command("top").refused(2, "USER")
 
 

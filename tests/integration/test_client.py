@@ -313,6 +313,16 @@ def test_a_block_is_fetched_when_its_version_differs_and_only_then(published, re
     assert "m1500" not in [item_id for item_id, _ in reader.top_n("u1", 5)]
 
 
+def test_blocks_of_a_model_learned_anew_are_fetched_although_their_versions_are_those_of_the_old_one(published, reader):
+    (first, _), *_ = reader.top_n("u1", 1)
+    published.items[1500, 4] += 100
+    published.put_rows("item", [1500])
+    published.put_block(1)
+    assert reader.top_n("u1", 1)[0][0] == first
+    published.client.set(keys.meta_key(published.name), pack_meta(msgspec.structs.replace(published.meta, journal_id="k")))
+    assert reader.top_n("u1", 1)[0][0] == "m1500"
+
+
 def test_a_ranking_tells_the_version_of_the_read_that_its_scores_are_from(published, reader):
     def rankings():
         yield from (reader.top_n(user_id, n) for user_id, n in (("u1", 3), ("nobody", 3), ("u1", 0)))
@@ -443,7 +453,7 @@ def test_a_connection_that_redis_closed_is_made_again(published, reader):
     assert reader.predict("u1", ["m1"]) == expected
 
 
-@pytest.mark.parametrize("url", ["", "localhost:6379", "http://localhost"])
+@pytest.mark.parametrize("url", ["", "localhost:6379", "http://localhost", "redis://localhost/0?hello=1"])
 def test_what_is_no_address_of_a_redis_is_called_so(url):
     with pytest.raises(InvalidAddress, match="redis://HOST"):
         Reader(url)

@@ -235,6 +235,8 @@ def test_a_log_that_cannot_be_written_ends_no_worker(place):
         (["--set", "model.rank"], {}, ["section.key=value"]),
         (["--set", "model.device=cuda"], {}, ["model.device", "cpu"]),
         (["--set", "redis.url=nonsense"], {}, ["redis.url", "redis://"]),
+        (["--set", "redis.url=redis://localhost/0?hello=1"], {}, ["redis.url", "hello"]),
+        (["--set", "kafka.bootstrap_servers=broker:nine"], {}, ["broker:nine", "HOST:PORT"]),
         ([], {"FACTORSTREAM__MODEL__RNAK": "3"}, ["FACTORSTREAM__MODEL__RNAK", "model.rank"]),
         ([], {"FACTORSTREAM__CHECKPOINT__KEEP": "0"}, ["checkpoint.keep", "greater than or equal to 1"]),
         (["--config", "FILE"], {"FILE": "[sgd]\nlearning_rat = 1"}, ["FILE", "sgd.learning_rate"]),

@@ -11,6 +11,7 @@ from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
+from factorstream.worker.adapters.kafka_topics import brokers
 from factorstream.worker.errors import SourceUnavailable
 from factorstream.worker.ports import Reject
 
@@ -43,7 +44,7 @@ class KafkaDeadLetters:
         self._topic = topic
         self._source_topic = source_topic.encode()
         self._timeout_s = timeout_s
-        self._client = {"bootstrap_servers": bootstrap_servers.split(","), "reconnect_backoff_max_ms": 1000, **(security or {})}
+        self._client = {"bootstrap_servers": brokers(bootstrap_servers), "reconnect_backoff_max_ms": 1000, **(security or {})}
         self._producer: Any = None
         self._unacknowledged: deque[tuple[Reject, Any]] = deque()
 

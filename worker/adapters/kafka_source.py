@@ -25,6 +25,7 @@ from kafka.errors import (
 from kafka.structs import OffsetAndMetadata
 
 from factorstream.worker.adapters.kafka_records import Record, RecordReader
+from factorstream.worker.adapters.kafka_topics import brokers
 from factorstream.worker.adapters.topic import OnLostOffsets, check_identity, compacted_topic, lost_offsets, unknown_topic
 from factorstream.worker.errors import SourceUnavailable, UnreadableTopic
 from factorstream.worker.ports import Group, Offsets, Records, SourceIdentity
@@ -68,7 +69,7 @@ class KafkaSource:
         on_lost_offsets: OnLostOffsets = "error",
         security: Mapping[str, object] | None = None,
     ) -> None:
-        """Remember what to read; nothing is connected before `open`.
+        """Remember what to read; nothing is connected before `open`. Raises `UserMistake` for addresses that are none.
 
         Args:
             bootstrap_servers: ``host:port``, several separated by commas.
@@ -83,7 +84,7 @@ class KafkaSource:
         self._timeout_s = timeout_s
         self._on_lost_offsets = on_lost_offsets
         self._client = {
-            "bootstrap_servers": bootstrap_servers.split(","),
+            "bootstrap_servers": brokers(bootstrap_servers),
             "bootstrap_timeout_ms": round(timeout_s * 1000),
             "request_timeout_ms": max(1000, round(min(timeout_s, 10.0) * 1000)),
             "reconnect_backoff_max_ms": 1000,

@@ -7,12 +7,25 @@ from contextlib import contextmanager
 
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
+from kafka.cluster import collect_hosts
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
-from factorstream.worker.errors import SourceUnavailable
+from factorstream.worker.errors import SourceUnavailable, UserMistake
 
 CONFIGS = {"cleanup.policy": "delete", "retention.ms": "-1"}
 """Never compacted, and kept for ever: a topic of ratings is what a model can be learned from again."""
+
+
+def brokers(bootstrap_servers: str) -> list[str]:
+    """Return the addresses in *bootstrap_servers*, commas between. Raises `UserMistake` for what is none."""
+    addresses = [address.strip() for address in bootstrap_servers.split(",")]
+    try:
+        good = all(host and 0 < port < 1 << 16 for host, port, _ in collect_hosts(addresses))
+    except ValueError:
+        good = False
+    if not good:
+        raise UserMistake(f"{bootstrap_servers!r} is no address of Kafka brokers; write HOST:PORT, several with commas between")
+    return addresses
 
 
 def exists(bootstrap_servers: str, topic: str, *, timeout_s: float = 30.0) -> bool:
@@ -36,7 +49,7 @@ def create(bootstrap_servers: str, topic: str, n_partitions: int, *, timeout_s: 
 def _admin(bootstrap_servers: str, timeout_s: float) -> Iterator[KafkaAdminClient]:
     try:
         with KafkaAdminClient(
-            bootstrap_servers=bootstrap_servers.split(","), bootstrap_timeout_ms=int(timeout_s * 1000)
+            bootstrap_servers=brokers(bootstrap_servers), bootstrap_timeout_ms=int(timeout_s * 1000)
         ) as admin:
             yield admin
     except KafkaError as error:

@@ -45,7 +45,9 @@ class RedisTable:
                 socket_connect_timeout=timeout_s,
                 retry=Retry(NoBackoff(), 0),  # a transaction repeated blindly might undo a newer one
             )
-        except ValueError as error:
+            pool = self._client.connection_pool
+            pool.connection_class(**pool.connection_kwargs)  # connects to nothing, but minds a parameter that there is not
+        except (TypeError, ValueError) as error:
             raise UserMistake(f"redis.url is no address of a Redis ({error}); write redis://HOST:6379/0") from error
         self.address = _address(self._client.connection_pool.connection_kwargs)
         self._clock_s = clock_s

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from factorstream.worker.cli.options import Config, ModelName, RedisUrl
+from factorstream.worker.cli.options import Config, ModelName, RedisUrl, known_text
 from factorstream.worker.cli.printing import Json, answer, shown_version, table
 from factorstream.worker.cli.readers import open_reader
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def get(
     side: Annotated[Literal["user", "item"], typer.Argument(metavar="user|item", show_default=False)],
-    row_id: Annotated[str, typer.Argument(metavar="ID", show_default=False)],
+    row_id: Annotated[str, typer.Argument(metavar="ID", show_default=False, callback=known_text)],
     redis_url: RedisUrl = None,
     model: ModelName = None,
     config: Config = None,

@@ -36,3 +36,12 @@ ModelName = Annotated[
     str | None, typer.Option("--model", metavar="M", help="Default: the setting model.name.", show_default=False)
 ]
 HowMany = Annotated[int, typer.Option("-n", metavar="N", min=1, help="How many.")]
+
+
+def known_text(given: str) -> str:
+    """Return *given*. Raises `BadParameter` for bytes of the command line that are no UTF-8: no id has such."""
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        raise typer.BadParameter(f"{given!r} is not UTF-8") from error
+    return given

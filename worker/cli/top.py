@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from factorstream.worker.cli.options import Config, HowMany, ModelName, RedisUrl
+from factorstream.worker.cli.options import Config, HowMany, ModelName, RedisUrl, known_text
 from factorstream.worker.cli.printing import Json
 from factorstream.worker.cli.ranking import answer_ranking
 from factorstream.worker.cli.readers import open_reader
 
 
 def top(
-    user_id: Annotated[str, typer.Argument(metavar="USER", show_default=False)],
+    user_id: Annotated[str, typer.Argument(metavar="USER", show_default=False, callback=known_text)],
     n: HowMany = 10,
     redis_url: RedisUrl = None,
     model: ModelName = None,
