@@ -117,7 +117,8 @@ def test_a_damaged_checkpoint_is_listed_as_such(learned, tmp_path):
 
     copy = shutil.copytree(learned.folder, tmp_path / "copy")
     victim = max((copy / "data").glob("*.npy"), key=lambda path: path.stat().st_size)
-    victim.write_bytes(victim.read_bytes()[:-1] + b"?")
+    *content, last = victim.read_bytes()
+    victim.write_bytes(bytes([*content, last ^ 1]))
     assert [one["ok"] for one in command("checkpoint", "list", copy, "--json").answer["checkpoints"]].count(False)
     ended = command("checkpoint", "verify", copy, "--json")
     assert ended.code == 1

@@ -48,9 +48,7 @@ def create(bootstrap_servers: str, topic: str, n_partitions: int, *, timeout_s: 
 @contextmanager
 def _admin(bootstrap_servers: str, timeout_s: float) -> Iterator[KafkaAdminClient]:
     try:
-        with KafkaAdminClient(
-            bootstrap_servers=brokers(bootstrap_servers), bootstrap_timeout_ms=int(timeout_s * 1000)
-        ) as admin:
+        with KafkaAdminClient(bootstrap_servers=brokers(bootstrap_servers), bootstrap_timeout_ms=int(timeout_s * 1000)) as admin:
             yield admin
     except KafkaError as error:
         raise SourceUnavailable(
