@@ -100,6 +100,9 @@ class Model(Section):
     calibrate: bool = True
     """Whether scores are corrected by the user's session, the item's last hours, and how many ratings both have; with
     squared loss alone, and not without biases (nonnegative)."""
+    learn_priors: bool = True
+    """Whether λ that are unset follow what fits the ratings, and rows are expected near what those that they met say; with
+    squared loss, plain λ and plain steps alone."""
     rating_min: float | None = Field(None, ge=-FARTHEST_RATING, le=FARTHEST_RATING)
     """Smallest rating accepted; unset: -1000."""
     rating_max: float | None = Field(None, ge=-FARTHEST_RATING, le=FARTHEST_RATING)
@@ -213,7 +216,7 @@ class Sgd(Section):
     """Of schedule count."""
     power: float = Field(0.25, gt=0, le=1)
     """Of schedule inverse."""
-    fold_in: int = Field(8, ge=0, le=256)
+    fold_in: int = Field(16, ge=0, le=256)
     """A row with at most so many ratings is solved exactly at each of them, instead of stepped."""
 
 
@@ -248,7 +251,7 @@ class Als(Section):
 class Sweep(Section):
     """Exact solves between the steps."""
 
-    visits_per_rating: float = Field(8.0, ge=0)
+    visits_per_rating: float = Field(12.0, ge=0)
     """Ratings visited by sweeps for each rating accepted; 0: no sweeps; where it is not set, the learner posterior takes 24."""
     when_idle: bool = True
     """Whether to go on sweeping while no records come, until a whole sweep gains nothing."""

@@ -162,6 +162,7 @@ def learning_of(settings: Settings) -> Learning:
         solver=settings.als.solver,
         learner=settings.model.learner,
         calibrate=settings.model.calibrate and settings.model.loss == "squared" and not settings.model.nonnegative,
+        learn_priors=settings.model.learn_priors,
         rating_step=settings.model.category_step or 1.0,
         nonnegative=settings.model.nonnegative,
         l1_user=settings.als.l1_user,

@@ -158,7 +158,7 @@ def test_a_block_never_raises_the_objective_of_the_live_model(log):
 def test_a_solved_row_is_solved_over_every_rating_accepted_so_far(log):
     world = World()
     world.write(log)
-    state = live(world, settings_of())
+    state = live(world, settings_of("model.learn_priors=false"))
     for side, own in ((USERS, state.model.users), (ITEMS, state.model.items)):
         rows = np.flatnonzero((state.model.ratings.user_counts if side == USERS else state.model.ratings.item_counts)[: own.n])
         Sgd(kernels.select("cpu"), state.learning).solve(state.model, side, rows.astype(np.int32))

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from factorstream.worker.kernels.effects import Effects, Pull
 from factorstream.worker.kernels.terms import Memory
 
 F32 = NDArray[np.float32]
@@ -45,6 +46,9 @@ class Histories(NamedTuple):
     ratings: F32
 
 
+NO_MEANS = np.empty((0, 0), np.float32)
+
+
 class Batch(NamedTuple):
     """Accepted events in the order they are learned."""
 
@@ -58,6 +62,9 @@ class Batch(NamedTuple):
     user_histories: Histories
     """All ratings of the event's user just after it, if ``0 < user_counts[j] <= fold_in``; else an empty entry."""
     item_histories: Histories
+    user_means: F32 = NO_MEANS
+    """``(B, K + 1)``: the prior mean of the event's user just after it, factors and bias; no rows: all are zero."""
+    item_means: F32 = NO_MEANS
 
 
 LossName = Literal["squared", "logistic", "poisson", "ordinal"]
@@ -180,6 +187,8 @@ class Kernels(Protocol):
     ) -> Scored:
         """Learn from *batch*, one event after another; return what was predicted before each event's step.
 
+        With prior means (least squares, plain λ, plain steps only), λ pulls each row towards its mean in the place of zero.
+
         Rates may run in any order that no one can tell from this one. For event j with user n and item m, all from the
         values before the event (``b, c, u, v``), and ``g = ∂ℓ/∂s`` (squared: ``−e``, where ``e = x − s``):
 
@@ -265,11 +274,34 @@ class Kernels(Protocol):
         The calibrated score is ``intercept + spread · w·g``, with terms g of the score's parts, of the rows' counts and of the
         residuals of former ratings (`terms`). The weights are found by recursive least squares, as a random walk:
         ``P ← P + Q``, ``k = P g / (σ² + gᵀ P g)``, ``w ← w + k e``, ``P ← P − k gᵀ P``; e is bounded. An event whose score or
-        rating is no number keeps its error and teaches nothing. The first meeting of a row has no product.
+        rating is no number keeps its error and teaches nothing.
 
         Returns: ``x −`` the calibrated score.
 
         Source: Haykin, Adaptive Filter Theory, chapter on recursive least squares.
+        """
+
+    def meet(self, users: Effects, items: Effects, batch: Batch, changes: NDArray[np.int8]) -> tuple[F32, F32]:
+        """Tell rows of whom they meet (change 1) or have met no longer (−1), one event after another (`effects`).
+
+        Returns: Prior means of users and items just after each event, both ``(B, K + 1)``.
+        """
+
+    def recall(self, own: Effects, other: Effects, side: Side, rows: I32, histories: Histories) -> tuple[F32, F32]:
+        """Sum anew, in the order of their histories, what *rows* were told. *side* are the parameters of the rows met.
+
+        Returns: The rows' prior means, ``(len(rows), K + 1)``; and the ratings of *histories* less what the means predict of
+        them, ``x − mean_b − mean_u·v``: solving for these gives rows less their means.
+        """
+
+    def attribute(
+        self, own: Effects, other: Effects, side: Side, rows: I32, histories: Histories, counts: I32, pull: Pull
+    ) -> None:
+        """Find the effect of each of *rows* on the rows it met, one after another, each by the others' as they are.
+
+        ``½ λ Σ_n |u_n − s_n Σ_m y_m|² + ½ ridge |y_m|²`` is minimised over y_m, with ``s_n = 1/√(count_n + κ)``: block coordinate
+        descent on a ridge regression. *side* and *counts* are the parameters and the numbers of ratings of the rows met.
+        An effect that would not be finite stays as it is; that of a row that met none is zero.
         """
 
     def initialize(self, side: Side, first: int, stop: int, *, seed: int, stream: int, deviation: float) -> None:

@@ -15,6 +15,7 @@ from factorstream.worker.kernels import (
     cpu_als,
     cpu_calibrate,
     cpu_cg,
+    cpu_effects,
     cpu_general,
     cpu_implicit,
     cpu_rows,
@@ -40,6 +41,7 @@ from factorstream.worker.kernels.api import (
 from factorstream.worker.kernels.careful import solve_carefully
 from factorstream.worker.kernels.compiled import Int
 from factorstream.worker.kernels.cpu_fold import scratch
+from factorstream.worker.kernels.effects import Effects, Pull
 from factorstream.worker.kernels.terms import N_TERMS, Memory, first_variances
 
 name = "cpu"
@@ -230,6 +232,36 @@ def calibrate(memory: Memory, scored: Scored, batch: Batch, timestamps_ms: I64, 
     return errors
 
 
+def meet(users: Effects, items: Effects, batch: Batch, changes: NDArray[np.int8]) -> tuple[F32, F32]:
+    """Tell rows of whom they meet (`api.Kernels.meet`)."""
+    width = users.said.shape[1]
+    means = np.empty((2, len(changes), width), np.float32)
+    flat = [one.reshape(-1) for one in means]
+    cpu_effects.meet(_effects(users), _effects(items), _batch(batch), _column(changes, np.int8), width, *flat)
+    return means[0], means[1]
+
+
+def recall(own: Effects, other: Effects, side: Side, rows: I32, histories: Histories) -> tuple[F32, F32]:
+    """Sum anew what *rows* were told (`api.Kernels.recall`)."""
+    width = own.said.shape[1]
+    means, ratings = np.empty((len(rows), width), np.float32), np.empty_like(histories.ratings)
+    factors, flat = side.factors.reshape(-1), means.reshape(-1)
+    cpu_effects.recall(_effects(own), _effects(other), factors, _int32(rows), _histories(histories), width, flat, ratings)
+    return means, ratings
+
+
+def attribute(own: Effects, other: Effects, side: Side, rows: I32, histories: Histories, counts: I32, pull: Pull) -> None:
+    """Find the effects of *rows* (`api.Kernels.attribute`)."""
+    width, flat = own.said.shape[1], _side(side)
+    columns = _int32(rows), _histories(histories), _int32(counts)
+    room, strengths = np.empty(width, np.float32), Pull(*map(_scalar, pull))
+    cpu_effects.attribute(_effects(own), _effects(other), *flat, *columns, width, strengths, room)
+
+
+def _effects(effects: Effects) -> Effects:
+    return Effects(effects.said.reshape(-1), effects.told.reshape(-1))
+
+
 def initialize(side: Side, first: int, stop: int, *, seed: int, stream: int, deviation: float) -> None:
     """Fill new rows (`api.Kernels.initialize`)."""
     rank, bits = side.factors.shape[1], 2**64
@@ -276,6 +308,8 @@ def _batch(batch: Batch) -> Batch:
         item_counts=_int32(batch.item_counts),
         user_histories=_histories(batch.user_histories),
         item_histories=_histories(batch.item_histories),
+        user_means=_float32(batch.user_means),
+        item_means=_float32(batch.item_means),
     )
 
 
@@ -307,6 +341,8 @@ def _event(batch: Batch, j: Int) -> Batch:
         item_counts=batch.item_counts[one],
         user_histories=_entry(batch.user_histories, j),
         item_histories=_entry(batch.item_histories, j),
+        user_means=batch.user_means[one],
+        item_means=batch.item_means[one],
     )
 
 

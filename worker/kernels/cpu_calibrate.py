@@ -72,19 +72,15 @@ def calibrate(memory: Any, scored: Any, batch: Any, times: Any, spread: float, f
     """
     g, gain = room[0], room[1]
     for j in range(len(batch.user_rows)):
-        error: Any = np.float64(scored.errors[j])
+        error = np.float64(scored.errors[j])
         errors[j] = scored.errors[j]
-        b, c = np.float64(scored.user_biases[j]), np.float64(scored.item_biases[j])
-        d: Any = np.float64(scored.products[j])
+        b, c, d = np.float64(scored.user_biases[j]), np.float64(scored.item_biases[j]), np.float64(scored.products[j])
         if not abs(error) + abs(b) + abs(c) + abs(d) < HUGE:
             continue
         user, item, now = np.int64(batch.user_rows[j]), np.int64(batch.item_rows[j]), times[j]
         n, m = max(batch.user_counts[j] - 1, 0), max(batch.item_counts[j] - 1, 0)
         whole = error + b + c + d
         u, i = memory.users[user], memory.items[item]
-        if (n == 0 and u[U_FIVE + 1] == 0) or (m == 0 and i[I_TWENTY + 1] == 0):
-            d = 0.0
-        error = whole - b - c - d
         age_user(u, now, memory.user_ms[user])
         age_item(i, now, memory.item_ms[item])
         fill_terms(g, u, i, n, m, b / spread, c / spread, d / spread, spread)

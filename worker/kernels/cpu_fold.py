@@ -90,6 +90,8 @@ def fold_in(
     ratings: Any,
     begin: Int,
     end: Int,
+    means: Any,
+    mean_at: Int,
     intercept: Any,
     penalty: Any,
     bias_penalty: Any,
@@ -98,19 +100,27 @@ def fold_in(
 ) -> Any:
     """Solve the row whose ratings are ``begin:end`` of *others* and *ratings* into *new*.
 
-    *factors* (flat) and *biases* are the other side's. Returns whether the solution is good: finite,
-    and λ not too small for float32.
+    *factors* (flat) and *biases* are the other side's. The prior mean is row *mean_at* of *means*, or zero where that has
+    none. Returns whether the solution is good: finite, and λ not too small for float32.
     """
     n, vector = end - begin, padded(rank)
     for j in range(n):
         row = np.int64(others[begin + j])
         copy_padded(factors, row * rank, rank, room.vectors, j * vector)
         room.targets[j] = ratings[begin + j] - intercept - biases[row]
+        if means.shape[0] > 0:
+            room.targets[j] -= means[mean_at, rank]
+            for k in range(rank):
+                room.targets[j] -= means[mean_at, k] * room.vectors[j * vector + k]
     clear(new, 0, vector + 1)
     if n <= rank:
         good = solve_by_ratings(n, vector, penalty, bias_penalty, room, new)
     else:
         good = solve_by_factors(n, rank, penalty, bias_penalty, room, new)
+    if means.shape[0] > 0:
+        for k in range(rank):
+            new[k] += means[mean_at, k]
+        new[vector] += means[mean_at, rank]
     return good and all_finite(new, 0, vector + 1)
 
 

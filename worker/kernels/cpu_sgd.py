@@ -118,13 +118,32 @@ def step_all(
         up = step_of(pull, batch.user_counts[j], penalty.user, penalty.bias, penalty.weighted, user_rates)
         down = step_of(pull, batch.item_counts[j], penalty.item, penalty.bias, penalty.weighted, item_rates)
         new_bias, new_item_bias = up.bias_keep * bias + up.bias_step, down.bias_keep * item_bias + down.bias_step
+        if has_means(batch.user_means):
+            new_bias += (ONE - up.bias_keep) * batch.user_means[j, rank]
+            new_item_bias += (ONE - down.bias_keep) * batch.item_means[j, rank]
         size = abs(up.keep) + abs(up.step) + abs(down.keep) + abs(down.step) + abs(new_bias) + abs(new_item_bias)
         if size + user_norm + item_norm < HUGE:
             step_pair(p, p_at, q, q_at, rank, up.keep, up.step, down.keep, down.step)
             b[user], c[item] = new_bias, new_item_bias
+            if has_means(batch.user_means):
+                pull_row(p, p_at, rank, up.keep, batch.user_means, j)
+                pull_row(q, q_at, rank, down.keep, batch.item_means, j)
         elif not step_carefully(p, b, np.int64(user), up, q, c, np.int64(item), down, rank):
             error = NAN
         scored.errors[j], scored.user_biases[j], scored.item_biases[j], scored.products[j] = error, bias, item_bias, product
+
+
+@inlined
+def has_means(means: Any) -> bool:
+    """Whether events have prior means other than zero."""
+    return means.shape[0] > 0
+
+
+@inlined
+def pull_row(factors: Any, at: Int, rank: int, keep: Any, means: Any, j: Int) -> None:
+    """Add to a row that kept a share of what it was the rest of its prior mean."""
+    for k in range(rank):
+        factors[at + k] += (ONE - keep) * means[j, k]
 
 
 @inner
@@ -220,9 +239,13 @@ def fold(
     rank = p.shape[0] // b.shape[0]
     user, item = np.int64(batch.user_rows[j]), np.int64(batch.item_rows[j])
     fold_user, fold_item = has_history(batch.user_histories, j), has_history(batch.item_histories, j)
-    if fold_user and not solve(q, c, rank, batch.user_histories, j, intercept, penalty.user, penalty, room, room.new_user):
+    if fold_user and not solve(
+        q, c, rank, batch.user_histories, batch.user_means, j, intercept, penalty.user, penalty, room, room.new_user
+    ):
         return False
-    if fold_item and not solve(p, b, rank, batch.item_histories, j, intercept, penalty.item, penalty, room, room.new_item):
+    if fold_item and not solve(
+        p, b, rank, batch.item_histories, batch.item_means, j, intercept, penalty.item, penalty, room, room.new_item
+    ):
         return False
     product, user_norm, item_norm = dot_and_norms(p, user * rank, q, item * rank, rank)
     bias, item_bias = b[user], c[item]
@@ -240,8 +263,12 @@ def fold(
     item_moves = fold_item or may_step(q, c, item, p, user, rank, down)
     if user_moves and not fold_user:
         step_row(p, b, user, q, item, rank, up)
+        if has_means(batch.user_means):
+            pull_whole_row(p, b, user, rank, up, batch.user_means, j)
     if item_moves and not fold_item:
         step_row(q, c, item, p, user, rank, down)
+        if has_means(batch.item_means):
+            pull_whole_row(q, c, item, rank, down, batch.item_means, j)
     if fold_user:
         put(room.new_user, rank, p, b, user)
     if fold_item:
@@ -252,11 +279,19 @@ def fold(
 
 
 @inlined
+def pull_whole_row(factors: Any, biases: Any, row: Int, rank: int, step: Step, means: Any, j: Int) -> None:
+    """Do `pull_row`, and the same for the bias."""
+    pull_row(factors, row * rank, rank, step.keep, means, j)
+    biases[row] += (ONE - step.bias_keep) * means[j, rank]
+
+
+@inlined
 def solve(
     factors: Any,
     biases: Any,
     rank: int,
     histories: Any,
+    means: Any,
     j: Int,
     intercept: Any,
     penalty: Any,
@@ -269,7 +304,20 @@ def solve(
     weight = np.float32(end - begin) if penalties.weighted else ONE
     others, ratings = histories.others, histories.ratings
     return fold_in(
-        factors, biases, rank, others, ratings, begin, end, intercept, weight * penalty, weight * penalties.bias, room, new
+        factors,
+        biases,
+        rank,
+        others,
+        ratings,
+        begin,
+        end,
+        means,
+        j,
+        intercept,
+        weight * penalty,
+        weight * penalties.bias,
+        room,
+        new,
     )
 
 

@@ -28,9 +28,10 @@ from factorstream.worker.kernels.api import (
 )
 from factorstream.worker.kernels.careful import minimum_norm
 from factorstream.worker.kernels.reference_calibrate import calibrate
+from factorstream.worker.kernels.reference_effects import attribute, meet, recall
 from factorstream.worker.kernels.reference_rows import problem_of, soft
 
-__all__ = ["als", "calibrate", "implicit", "initialize", "name", "sgd"]
+__all__ = ["als", "attribute", "calibrate", "implicit", "initialize", "meet", "name", "recall", "sgd"]
 
 name = "reference"
 
@@ -51,15 +52,16 @@ def sgd(
     how = Steps(objective, rates, optimizer)
     for j, (user, item, rating) in enumerate(zip(batch.user_rows, batch.item_rows, batch.ratings, strict=True)):
         w, z = _row(users, user), _row(items, item)
-        of_user, of_item = (_history(histories, j) for histories in (batch.user_histories, batch.item_histories))
+        its, whose = (_history(histories, j) for histories in (batch.user_histories, batch.item_histories))
         with np.errstate(all="ignore"):
             product = w[:-1] @ z[:-1]
             score = intercept + w[-1] + z[-1] + product
             scored[:, j] = rating - score, w[-1], z[-1], product
             pull = how.slope(rating, score) * how.bound(w, z, batch, j, rating, score)
+            of_user, of_item = (_mean(means, j, len(w)) for means in (batch.user_means, batch.item_means))
             learned = [
-                _learned(how, users, user, w, z, pull, batch.user_counts[j], items, of_user, intercept, of_users=True),
-                _learned(how, items, item, z, w, pull, batch.item_counts[j], users, of_item, intercept, of_users=False),
+                _learned(how, users, user, w, of_user, z, pull, batch.user_counts[j], items, its, intercept, of_users=True),
+                _learned(how, items, item, z, of_item, w, pull, batch.item_counts[j], users, whose, intercept, of_users=False),
             ]
         stays = [
             not _write(side, row, new, how.moments(of_users))
@@ -185,8 +187,11 @@ class Steps(NamedTuple):
         """Return one side's optimizer state."""
         return self.optimizer.users if of_users else self.optimizer.items
 
-    def new_row(self, row: int, w: F64, gradient: F64, count: int, *, of_users: bool) -> Learned:
-        """Return row *row*, now ``w``, after a step against the *gradient* of its loss; *count* ratings are its."""
+    def new_row(self, row: int, w: F64, mean: F64, gradient: F64, count: int, *, of_users: bool) -> Learned:
+        """Return row *row*, now ``w``, after a step against the *gradient* of its loss; *count* ratings are its.
+
+        A plain λ holds it to its prior *mean*.
+        """
         penalty = self.objective.penalty
         ridge, lasso = penalty.on(users=of_users)
         if not penalty.weighted:
@@ -198,7 +203,7 @@ class Steps(NamedTuple):
         new = w - rate * direction
         new[:-1] = [soft(number, eta * lasso) for number, eta in zip(new[:-1], rate[:-1], strict=True)]
         if not penalty.weighted:
-            new /= 1 + rate * weights
+            new = mean + (new - mean) / (1 + rate * weights)
         if self.objective.nonnegative:
             new[:-1] = np.maximum(new[:-1], 0.0)
         return Learned(new, *state)
@@ -254,11 +259,17 @@ def _history(histories: Histories, j: int) -> tuple[I32, F32]:
     return histories.others[entry], histories.ratings[entry]
 
 
+def _mean(means: F32, j: int, size: int) -> F64:
+    """Return the prior mean of event *j*'s row."""
+    return means[j].astype(np.float64) if len(means) else np.zeros(size)
+
+
 def _learned(
     how: Steps,
     own: Side,
     row: int,
     w: F64,
+    mean: F64,
     z: F64,
     slope: float,
     count: int,
@@ -270,11 +281,13 @@ def _learned(
 ) -> Learned | None:
     """Return what an event makes of *row* of *own*, now *w*, whose rating is by row *z* of *other*; None when nothing."""
     if len(history[0]):
-        problem = problem_of(other, *history, intercept=intercept, objective=how.objective, of_users=of_users)
-        return Learned(problem.minimiser(w))
+        others, ratings = history
+        left = ratings - (other.factors[others] @ mean[:-1] + mean[-1])
+        problem = problem_of(other, others, left, intercept=intercept, objective=how.objective, of_users=of_users)
+        return Learned(problem.minimiser(w - mean) + mean)
     if not np.isfinite(slope):
         return None
-    return how.new_row(row, w, slope * np.append(z[:-1], 1.0), count, of_users=of_users)
+    return how.new_row(row, w, mean, slope * np.append(z[:-1], 1.0), count, of_users=of_users)
 
 
 def _by_column(factor: float, bias: float, size: int) -> F64:

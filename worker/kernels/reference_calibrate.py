@@ -23,8 +23,6 @@ def calibrate(memory: Memory, scored: Scored, batch: Batch, timestamps_ms: I64, 
         whole = float(errors[j]) + b + c + d
         counts = tuple(max(int(column[j]) - 1, 0) for column in (batch.user_counts, batch.item_counts))
         u, i = memory.users[user], memory.items[item]
-        new_user, new_item = counts[0] == 0 and not u[terms.U_FIVE + 1], counts[1] == 0 and not i[terms.I_TWENTY + 1]
-        d = 0.0 if new_user or new_item else d
         _age(u, i, now - memory.user_ms[user], now - memory.item_ms[item])
         g = _terms(u, i, counts, np.clip(np.array([b, c, d]) / spread, -terms.MOST_PART, terms.MOST_PART), spread)
         errors[j] = whole - spread * _correct(memory, g, whole / spread)

@@ -15,6 +15,7 @@ from factorstream.worker.learn.calibrator import Calibrated, Calibrator
 from factorstream.worker.learn.implicit import Implicit, Memory
 from factorstream.worker.learn.optimizers import PART, RowMoments
 from factorstream.worker.learn.posterior import Posterior, Remembered
+from factorstream.worker.learn.priors import Priors
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.learn.sgd import Sgd
 from factorstream.worker.learn.tested import Tested
@@ -76,6 +77,8 @@ def parts_of(learning: Learning, rank: int) -> Mapping[str, Callable[[], Part]]:
     parts: dict[str, Callable[[], Part]] = {}
     if learning.learner == "posterior":
         parts[Remembered.NAME] = lambda: Remembered(rank)
+    elif learning.has_priors:
+        parts[Priors.NAME] = lambda: Priors(rank)
     if learning.calibrate:
         parts[calibrator.NAME] = Calibrator
     if learning.optimizer != "sgd":

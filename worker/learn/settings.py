@@ -47,6 +47,8 @@ class Learning:
     """Ratings visited by one block, about."""
     calibrate: bool = False
     """Whether a calibrator corrects the scores."""
+    learn_priors: bool = False
+    """Whether λ that are None are multiplied by what fits, and rows are expected near what those they met say."""
     loss: Learnable = "squared"
     rating_step: float = 1.0
     """Ordinal: the distance of categories."""
@@ -86,6 +88,12 @@ class Learning:
         """Return what is predicted of *ratings*: themselves, or whether they are above 0; NaN stays."""
         return np.where(ratings > 0, np.float32(1), ratings) if self.loss == "implicit" else ratings
 
+    @property
+    def has_priors(self) -> bool:
+        """Whether priors are learned: only least squares with plain λ and plain steps hold rows to means other than zero."""
+        plain = not (self.weighted or self.nonnegative or self.l1_user or self.l1_item)
+        return self.learn_priors and plain and self.loss == "squared" and self.optimizer == "sgd" and self.schedule != "inverse"
+
     def rates(self, level: Level) -> Rates:
         """Return the step sizes at *level*."""
         factors, biases = self._unset_rates(level)
@@ -104,19 +112,20 @@ class Learning:
         factors = self.LEARNING_RATE / (level.spread * level.curvature)
         return share * factors, share * self.BIAS_LEARNING_RATE / level.curvature
 
-    def objective(self, level: Level) -> Objective:
+    def objective(self, level: Level, multipliers: tuple[float, float] = (1.0, 1.0)) -> Objective:
         """Return what is minimised at *level*."""
-        return Objective(self.penalty(level), level.loss, self.nonnegative, biased=not self.nonnegative)
+        return Objective(self.penalty(level, multipliers), level.loss, self.nonnegative, biased=not self.nonnegative)
 
-    def penalty(self, level: Level) -> Penalty:
-        """Return λ and κ of the objective at *level*."""
+    def penalty(self, level: Level, multipliers: tuple[float, float] = (1.0, 1.0)) -> Penalty:
+        """Return λ and κ of the objective at *level*; λ that are None times the *multipliers* of factors and of biases."""
+        factors, biases = multipliers
         plain = self.NONNEGATIVE_LAMBDA if self.nonnegative else self.LAMBDA
         unset = level.spread * level.curvature * (self.WEIGHTED_LAMBDA if self.weighted else plain)
         unset_bias = level.curvature * (self.WEIGHTED_LAMBDA_BIAS if self.weighted else self.LAMBDA_BIAS)
         return Penalty(
-            unset if self.lambda_user is None else self.lambda_user,
-            unset if self.lambda_item is None else self.lambda_item,
-            unset_bias if self.lambda_bias is None else self.lambda_bias,
+            unset * factors if self.lambda_user is None else self.lambda_user,
+            unset * factors if self.lambda_item is None else self.lambda_item,
+            unset_bias * biases if self.lambda_bias is None else self.lambda_bias,
             self.weighted,
             self.l1_user,
             self.l1_item,

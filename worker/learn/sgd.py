@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels.api import F32, F64, Batch, Kernels
+from factorstream.worker.kernels.api import F32, F64, Batch, Histories, Kernels, Objective, Scored
 from factorstream.worker.learn.optimizers import optimizer_of
+from factorstream.worker.learn.priors import priors_of, pull_of
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.learn.tested import Tested, tested
 from factorstream.worker.model.model import USERS, Model
@@ -27,23 +28,32 @@ class Sgd:
         """Nothing is remembered."""
 
     def until_due(self, model: Model) -> int | None:
-        """A batch may end anywhere."""
-        return None
+        """A batch ends where λ are estimated anew."""
+        priors = priors_of(model)
+        return None if priors is None else priors.until_due()
 
     def step(self, model: Model, accepted: Accepted) -> Tested:
         """Fold short rows in, step the others; let cut points follow."""
-        learning, level = self._learning, model.level
+        learning, level, priors = self._learning, model.level, priors_of(model)
         self._grow(model, int(accepted.user_rows.max()) + 1, int(accepted.item_rows.max()) + 1)
+        batch = batch_of(accepted)
+        if priors is not None:
+            priors.grow(model.users.n, model.items.n)
+            user_means, item_means = self._kernels.meet(*priors.effects, batch, accepted.changes)
+            batch = batch._replace(user_means=user_means, item_means=item_means)
         scored = self._kernels.sgd(
             model.users.side,
             model.items.side,
-            batch_of(accepted),
+            batch,
             intercept=level.intercept,
-            objective=learning.objective(level),
+            objective=self._objective(model),
             rates=learning.rates(level),
             optimizer=optimizer_of(learning, model),
         )
         if level.loss_name == "squared":
+            scored = first_met(scored, accepted)
+            if priors is not None:
+                priors.observe(scored, level.spread)
             return Tested(accepted.ratings, scored.errors, scored)
         scores = np.asarray(level.intercept + np.sum(scored[1:], axis=0, dtype=np.float64))
         scores[~np.isfinite(scored.errors)] = np.nan
@@ -51,23 +61,51 @@ class Sgd:
         return tested(level, accepted.ratings, scores)
 
     def solve(self, model: Model, side: int, rows: NDArray[np.int32], *, afresh: bool = False) -> F64:
-        """Set *rows* to the objective's minimiser over each (ALS)."""
-        on_users, n = side == USERS, int(rows.max(initial=-1)) + 1
+        """Set *rows* to the objective's minimiser over each (ALS); find out what meeting them says of those they met."""
+        on_users, n, ratings = side == USERS, int(rows.max(initial=-1)) + 1, model.ratings
         self._grow(model, n if on_users else 0, 0 if on_users else n)
+        histories = ratings.histories_of_users(rows) if on_users else ratings.histories_of_items(rows)
+        priors = priors_of(model)
+        if priors is None:
+            return self._solve(model, side, rows, histories, afresh)
+        priors.grow(model.users.n, model.items.n)
         own, other = (model.users, model.items) if on_users else (model.items, model.users)
+        effects = priors.effects[side], priors.effects[1 - side]
+        means, ratings_less = self._kernels.recall(*effects, other.side, rows, histories)
+        own.factors[rows] -= means[:, :-1]
+        own.biases[rows] -= means[:, -1]
+        gains = self._solve(model, side, rows, histories._replace(ratings=ratings_less), afresh)
+        own.factors[rows] += means[:, :-1]
+        own.biases[rows] += means[:, -1]
+        pull = pull_of(self._objective(model).penalty, model.level.spread, users=not on_users)
+        counts = ratings.item_counts if on_users else ratings.user_counts
+        self._kernels.attribute(*effects, other.side, rows, histories, counts, pull)
+        return gains
+
+    def _solve(self, model: Model, side: int, rows: NDArray[np.int32], histories: Histories, afresh: bool) -> F64:
+        own, other = (model.users, model.items) if side == USERS else (model.items, model.users)
         return self._kernels.als(
             own.side,
             other.side,
             rows,
-            model.ratings.histories_of_users(rows) if on_users else model.ratings.histories_of_items(rows),
+            histories,
             intercept=model.level.intercept,
-            objective=self._learning.objective(model.level),
-            of_users=on_users,
+            objective=self._objective(model),
+            of_users=side == USERS,
             solver="exact" if afresh else self._learning.solver,
         )
 
+    def _objective(self, model: Model) -> Objective:
+        """Return what is minimised, with λ as far as they were learned."""
+        priors = priors_of(model)
+        return self._learning.objective(model.level, (1.0, 1.0) if priors is None else priors.multipliers)
+
     def forget(self, model: Model, side: int, row: int, others: NDArray[np.int32]) -> None:
-        """Nothing else is remembered of rows."""
+        """Let the rows that it met not have met it."""
+        priors = priors_of(model)
+        if priors is not None:
+            priors.grow(*((row + 1, 0) if side == USERS else (0, row + 1)))
+            priors.forget(side, row, others)
 
     def end_sweep(self, model: Model) -> None:
         """Nothing is estimated."""
@@ -81,6 +119,13 @@ class Sgd:
         deviation, nonnegative = self._learning.deviation(model.level, model.rank), self._learning.nonnegative
         model.users.grow(n_users, self._kernels, deviation, nonnegative=nonnegative)
         model.items.grow(n_items, self._kernels, deviation, nonnegative=nonnegative)
+
+
+def first_met(scored: Scored, accepted: Accepted) -> Scored:
+    """Return *scored* without products where a row held nothing: it is predicted by its prior, not by its first factors."""
+    new = (accepted.changes == 1) & ((accepted.user_counts == 1) | (accepted.item_counts == 1))
+    errors = np.where(new, scored.errors + scored.products, scored.errors)
+    return scored._replace(errors=errors, products=np.where(new, np.float32(0), scored.products))
 
 
 def batch_of(accepted: Accepted) -> Batch:
