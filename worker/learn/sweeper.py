@@ -74,14 +74,14 @@ class Sweeper:
     def worthwhile(self, model: Model, least_gain: float) -> bool:
         """Whether a block solved in idle time may still gain: the last sweep did, or there are ratings that it did not see.
 
-        *least_gain* is the share of the ratings' variance below which a whole sweep gained nothing.
+        *least_gain* is the share of what the ratings' variance costs below which a whole sweep gained nothing.
         """
         n = model.ratings.n_ratings
         if not n:
             return False
         news = model.n_accepted - model.sweep.last_end
-        last_gain = model.sweep.last_gain
-        return news > n // 100 or last_gain is None or last_gain > least_gain * 0.5 * n * model.level.spread**2
+        last_gain, level = model.sweep.last_gain, model.level
+        return news > n // 100 or last_gain is None or last_gain > least_gain * 0.5 * n * level.curvature * level.spread**2
 
     def progress(self, model: Model) -> float:
         """Return how far the sweep under way is, 0 to 1, in rows."""
