@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from factorstream.worker.kernels import cpu
 from factorstream.worker.kernels.api import Histories, Objective, Penalty, Side
-from factorstream.worker.kernels.objective import errors, penalties
+from factorstream.worker.kernels.objective import penalties, scores
 from tests.benchmarks.table import Figure, show
 
 N_USERS, N_ITEMS, N_RATINGS, THREADS, ROUNDS = 30_000, 8_000, 2_600_000, 2, 3
@@ -103,12 +103,12 @@ class Problem:
 
     def objective(self):
         users, items = self._coordinates.row.astype(np.int32), self._coordinates.col.astype(np.int32)
-        found = errors(self.users, self.items, users, items, self._coordinates.data, intercept=INTERCEPT)
+        off = self._coordinates.data - scores(self.users, self.items, users, items, intercept=INTERCEPT)
         norms = [
-            penalties(own, np.diff(held.starts).astype(np.int32), LAMBDA, LAMBDA, weighted=True)
+            penalties(own, np.diff(held.starts).astype(np.int32), Penalty(LAMBDA, LAMBDA, LAMBDA, True), users=own is self.users)
             for own, held in ((self.users, self._by_user), (self.items, self._by_item))
         ]
-        return 0.5 * float(found @ found) + sum(norms)
+        return 0.5 * float(off @ off) + sum(norms)
 
 
 class Peer:
