@@ -411,7 +411,8 @@ def test_nothing_is_removed_when_the_table_was_found_as_left(store):
 
 def test_another_models_keys_are_left_alone(store):
     publisher = started(store)
-    foreign = {user_key(f"{store.model}x", "u1").encode(): b"FSE1", b"fs:other": b"1"}
+    alike = f"fs:{{{store.model}.old}}:u:u1".encode()
+    foreign = {user_key(f"{store.model}x", "u1").encode(): b"FSE1", b"fs:other": b"1", alike: b"1"}
     store.set(foreign)
     publisher.publish(publication(1, ["u1"]))
     assert sum(publisher.remove_other_epochs()) == 0

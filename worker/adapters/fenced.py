@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +24,8 @@ from factorstream.worker.ports import Block, Publication, Takeover
 
 NOTHING_TO_DO = Changes()
 NO_FENCE = Fence(-1, -1)
+_KEY = re.compile(rb"fs:\{[^.}]+\.(0|[1-9][0-9]*)\}:")
+"""How every key of a model begins; the number is its bucket."""
 HEAD_BYTES = 40
 """Both embeddings and blocks say epoch and position in their first 40 bytes."""
 
@@ -246,7 +249,7 @@ class FencedPublisher:
             return
         yield self._announce_current_blocks()
         for keys in self._table.scan(f"fs:{{{self._model}.".encode()):
-            outdated = self._outdated(keys)
+            outdated = self._outdated([key for key in keys if _KEY.match(key)])  # others look like ours, and are somebody's
             self._remove(outdated)
             yield len(outdated)
 
