@@ -111,7 +111,7 @@ class Watcher(threading.Thread):
 
 
 def test_killed_ten_times_every_rating_is_learned_exactly_once_and_readers_see_no_torn_value(make_place):
-    place = make_place(n_partitions=4)
+    place = make_place(n_partitions=4, settings={"model_calibrate": True})
     events, random_ = replay(), random.Random(11)
     watcher = Watcher(place, events)
     sender = threading.Thread(target=send_steadily, args=(place, events, 2.0 * N_KILLS))
