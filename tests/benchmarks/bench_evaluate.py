@@ -27,6 +27,8 @@ from tests.benchmarks.streams import movielens_path, movietweetings_path
 from tests.benchmarks.table import Figure, show
 
 MOST_RMSE = {"MovieLens-100K": 0.943, "MovieTweetings": 1.60}
+MOST_POSTERIOR_RMSE = {"MovieLens-100K": (0.930, 0.906), "MovieTweetings": (1.576, 1.550)}
+"""Vectors alone, with calibrator."""
 LEAST_RATINGS_PER_S = 200_000
 HOLDOUT, MOST_HOLDOUT_RMSE, MOST_ABOVE_SVDPP = 0.1, 0.925, 0.005
 N_EVALUATIONS = 3
@@ -52,6 +54,7 @@ def main():
     for name, path in paths.items():
         if path is not None:
             show(f"evaluate, {name}", evaluation(name, path))
+            show(f"evaluate, {name}, model.learner=posterior", posterior(name, path))
     show(f"fit --method als, MovieLens-100K, {asked.seeds} random 90/10 splits", fitting(paths["MovieLens-100K"], asked.seeds))
 
 
@@ -68,6 +71,22 @@ def evaluation(name, path):
         Figure(f"speed, median of {N_EVALUATIONS}", rate, "ratings/s", at_least=LEAST_RATINGS_PER_S),
         Figure("speed of River's BiasedMF", river_rate, "ratings/s"),
     ]
+
+
+def posterior(name, path):
+    """Return the figures of the learner posterior, its vectors alone and with the calibrator."""
+    figures = []
+    for calibrate, least in ((False, 250_000), (True, 150_000)):
+        told = ("--set", "model.learner=posterior", "--set", f"model.calibrate={str(calibrate).lower()}")
+        found = [ask("evaluate", path, *told) for _ in range(N_EVALUATIONS)]
+        rate = statistics.median(one["ratings_per_s"] for one in found)
+        by = "with calibrator" if calibrate else "vectors alone"
+        figures += [
+            Figure(f"RMSE, {by}", found[0]["rmse"], "", at_most=MOST_POSTERIOR_RMSE[name][calibrate]),
+            Figure(f"ratings within their 90 % intervals, {by}", found[0]["coverage"], "", at_least=0.88, at_most=0.92),
+            Figure(f"speed, {by}, median of {N_EVALUATIONS}", rate, "ratings/s", at_least=least),
+        ]
+    return figures
 
 
 def ask(*words):
