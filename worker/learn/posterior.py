@@ -24,7 +24,7 @@ from factorstream.worker.model.ratings import Accepted
 REWORK = 1024
 """Rows with at most so many ratings are solved at once when one of these is replaced or taken back; others wait for the sweep."""
 
-DEVIATION = 0.2
+DEVIATION = 0.3
 """Of an item's first factors, in √spread."""
 NOISE, FACTORS, BIASES = 0.6, (0.12, 0.08), (0.2, 0.25)
 """Variances that estimates start from: of noise and biases in spread², of users' and items' factors in spread."""
