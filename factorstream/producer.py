@@ -117,11 +117,13 @@ class _Failures:
 
     def check(self) -> None:
         """Raise `DeliveryFailed` for what has been refused since the last check."""
-        if self._first is None:
+        if not self._n_failed:
             return
         with self._lock:
             first, n_failed = self._first, self._n_failed
             self._first, self._n_failed = None, 0
+        if first is None:
+            return  # another thread was told
         raise DeliveryFailed(
             f"{n_failed} events were not acknowledged by topic {self._topic!r}: {first}. "
             "Send all since the last flush again: those that did arrive change nothing the second time"

@@ -387,7 +387,8 @@ def toml(settings: Settings, *, documented: bool) -> str:
             if documented:
                 lines.append(f"# {' '.join((field.description or '').split())}")
             if documented or value is not None:
-                lines.append(f"{'# ' if value is None else ''}{name} = {_toml(value)}")
+                hidden = value is None or isinstance(value, SecretStr)  # asterisks shall not become a password
+                lines.append(f"{'# ' if hidden else ''}{name} = {_toml(value)}")
         lines.append("")
     return "\n".join(lines)
 

@@ -4,7 +4,7 @@ import tomllib
 
 import pytest
 
-from factorstream.worker.config import keys, load, reference
+from factorstream.worker.config import keys, load, reference, toml
 from factorstream.worker.errors import UserMistake
 
 
@@ -67,6 +67,13 @@ def test_the_posterior_learner_has_defaults_of_its_own_and_says_what_it_cannot()
 def test_a_range_that_is_none_is_refused():
     with pytest.raises(UserMistake, match="must be below"):
         load(None, ["model.rating_min=5", "model.rating_max=1"], {})
+
+
+def test_a_password_is_neither_shown_nor_replaced_by_asterisks(tmp_path):
+    file = tmp_path / "f.toml"
+    file.write_text(toml(load(None, ["kafka.sasl_password=secret"], {}), documented=False))
+    assert "secret" not in file.read_text()
+    assert load(file, [], {}).kafka.sasl_password is None
 
 
 def test_the_reference_has_every_setting_explained_and_loads_to_the_defaults(tmp_path):
