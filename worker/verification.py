@@ -51,7 +51,7 @@ def verify(checkpoints: FileCheckpoints, device: str = "auto") -> Verification:
         for _ in Learner(kernels.select(device), segment.learning).replay(model, entries):
             pass
         replayed += len(entries)
-    comparable = all(segment.platform == kernels.platform() for segment in segments)
+    comparable = all(segment.platform == kernels.platform(device) for segment in segments)
     difference = _difference(model, expected)
     same = model.state_hash() == (state_hash := expected.state_hash())
     near = difference <= TOLERANCE and model.position == expected.position

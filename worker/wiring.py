@@ -20,11 +20,13 @@ from factorstream.worker.adapters.redis import RedisPublisher
 from factorstream.worker.config import Settings
 from factorstream.worker.errors import UserMistake
 from factorstream.worker.intake import Intake
+from factorstream.worker.kernels import devices
 from factorstream.worker.kernels.api import Kernels
 from factorstream.worker.learn.learner import Learner, new_model
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.loop import HEARTBEAT_S, Parts
 from factorstream.worker.model.journal import Events, Kind
+from factorstream.worker.model.level import Level
 from factorstream.worker.model.model import Model
 from factorstream.worker.publishing import Drafter
 from factorstream.worker.startup import start
@@ -75,7 +77,7 @@ def wire(settings: Settings) -> Wired:
         checkpoints=checkpoints,
         patience_s=settings.redis.timeout_s,
         seen_items=settings.publish.seen_items,
-        platform=kernels.platform(),
+        platform=kernels.platform(settings.model.device),
         wall_ms=wall_ms,
     )
     dead_letters = KafkaDeadLetters(
@@ -182,10 +184,23 @@ def learner_of(settings: Settings) -> Learner:
 
 def kernels_of(settings: Settings) -> Kernels:
     """Return the kernels for the device that is asked for."""
+    if settings.model.device == "cuda":
+        _refuse_what_a_gpu_cannot(settings)
     try:
         return kernels.select(settings.model.device)
     except kernels.DeviceMissing as error:
         raise UserMistake(str(error)) from error
+
+
+def _refuse_what_a_gpu_cannot(settings: Settings) -> None:
+    """Raise `UserMistake` where the GPU's kernels do not know the settings."""
+    learning = learning_of(settings)
+    if learning.learner != "sgd" or learning.loss == "implicit":
+        reason: str | None = f"learner {learning.learner!r} with loss {learning.loss!r} learns on the processor"
+    else:
+        reason = devices.unsupported(learning.objective(Level()), rank=settings.model.rank, fold_in=learning.fold_in)
+    if reason:
+        raise UserMistake(f"model.device is 'cuda', but {reason}: choose 'auto' or 'cpu'")
 
 
 def fresh_model(settings: Settings) -> Model:

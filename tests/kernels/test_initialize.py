@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from factorstream.worker.kernels import available_kernels, reference
 from factorstream.worker.kernels.api import Side
+from tests.kernels.problems import sparing
 
 every_kernel = pytest.mark.parametrize("kernels", available_kernels(), ids=lambda kernels: kernels.name)
 
@@ -30,6 +31,7 @@ def test_the_hash_is_splitmix64():
 
 @every_kernel
 @given(st.integers(-(2**70), 2**70), st.integers(0, 3), st.integers(1, 20))
+@sparing
 def test_kernels_agree_with_the_reference(kernels, seed, stream, rank):
     found = filled(kernels, 5, rank, seed=seed, stream=stream)
     expected = filled(reference, 5, rank, seed=seed, stream=stream)
@@ -39,6 +41,7 @@ def test_kernels_agree_with_the_reference(kernels, seed, stream, rank):
 
 @every_kernel
 @given(st.lists(st.integers(0, 30), max_size=4))
+@sparing
 def test_a_row_is_the_same_however_rows_were_added(kernels, cuts):
     whole, side = filled(kernels, 30, 7), table(30, 7)
     places = sorted({0, 30, *cuts})

@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from factorstream.worker.kernels import DEVICES, DeviceMissing, available_kernels, compiled, cpu, gpu, select
+from factorstream.worker.kernels import DEVICES, DeviceMissing, available_kernels, compiled, cpu, devices, select, selftest
 from factorstream.worker.kernels.api import Objective, Penalty, Rates, Side
 from tests.kernels.problems import batch_of
 
@@ -17,7 +18,7 @@ def test_auto_takes_what_there_is():
 
 
 def test_a_device_that_is_missing_says_so():
-    if gpu.missing():
+    if devices.missing():
         with pytest.raises(DeviceMissing, match="choose 'auto' or 'cpu'"):
             select("cuda")
 
@@ -55,3 +56,20 @@ def test_code_compiled_from_other_sources_is_not_taken(monkeypatch, tmp_path):
         monkeypatch.setattr(compiled, "__file__", str(tmp_path / name / "compiled.py"))
         folders.add(compiled.cache_folder(str(tmp_path)))
     assert len(folders) == 2
+
+
+@pytest.mark.parametrize("kernels", available_kernels()[1:], ids=lambda kernels: kernels.name)
+def test_the_self_test_passes_what_is_right_and_names_what_is_wrong(kernels):
+    differences = selftest.differences(kernels)
+    assert max(differences.values()) < selftest.TOLERANCE / 10
+    assert set(differences) == {"sgd", "fold-in", "als", "initialize"}
+
+
+def test_the_self_test_sees_a_kernel_that_learns_a_tenth_too_fast():
+    def hasty(*arguments, rates, **others):
+        return cpu.sgd(*arguments, rates=rates._replace(factors=1.1 * rates.factors), **others)
+
+    wrong = SimpleNamespace(sgd=hasty, als=cpu.als, initialize=cpu.initialize)
+    differences = selftest.differences(wrong)
+    assert differences["sgd"] > selftest.TOLERANCE
+    assert differences["als"] < selftest.TOLERANCE

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from factorstream.worker.kernels import available_kernels
 from factorstream.worker.kernels.api import Batch, Objective, Penalty, Rates, Side
-from tests.kernels.problems import batch_of, copied, histories_of, objective, problems, side, slice_of
+from tests.kernels.problems import batch_of, copied, histories_of, interpreted, objective, problems, side, slice_of, sparing
 
 NO_NUMBERS = np.empty(0, np.float32)
 REFERENCE = available_kernels()[0]
@@ -30,6 +30,7 @@ def assert_close(found, expected, tolerance=1e-3):
 
 @every_other
 @given(problems())
+@sparing
 def test_kernels_agree_with_the_reference(kernels, problem):
     batch = batch_of(problem.events, problem.fold_in)
     users, items, scored = learn(kernels, problem, batch)
@@ -39,6 +40,7 @@ def test_kernels_agree_with_the_reference(kernels, problem):
 
 @every_kernel
 @given(problems(), st.lists(st.integers(0, 60), max_size=5))
+@sparing
 def test_a_batch_means_the_same_however_it_is_cut(kernels, problem, cuts):
     batch = batch_of(problem.events, problem.fold_in)
     users, items, scored = learn(kernels, problem, batch)
@@ -60,15 +62,14 @@ def test_a_batch_means_the_same_however_it_is_cut(kernels, problem, cuts):
 @every_kernel
 def test_a_long_batch_means_the_same_however_it_is_cut(kernels):
     rng = np.random.default_rng(7)
-    users, items = side(rng, 200, 33), side(rng, 50, 33)
-    events = list(
-        zip(rng.integers(0, 200, 2000).tolist(), rng.integers(0, 50, 2000).tolist(), rng.normal(3, 1, 2000).tolist(), strict=True)
-    )
-    batch = batch_of(events, 6)
+    rank, n = (5, 40) if interpreted(kernels) else (33, 2000)
+    users, items = side(rng, n // 10, rank), side(rng, n // 40, rank)
+    rows = rng.integers(0, n // 10, n).tolist(), rng.integers(0, n // 40, n).tolist()
+    batch = batch_of(list(zip(*rows, rng.normal(3, 1, n).tolist(), strict=True)), 6)
     tables = []
-    for size in (2000, 1, 7, 500):
+    for size in (n, 1, 7, n // 4):
         u, i = copied(users), copied(items)
-        for begin in range(0, 2000, size):
+        for begin in range(0, n, size):
             kernels.sgd(
                 u,
                 i,
@@ -84,6 +85,7 @@ def test_a_long_batch_means_the_same_however_it_is_cut(kernels):
 
 @every_kernel
 @given(problems(max_events=30))
+@sparing
 def test_folding_in_a_full_history_is_the_als_solution(kernels, problem):
     batch = batch_of([(0, item, 3.0 + item % 3) for item in range(len(problem.items.biases))], fold_in=1000)
     last = slice_of(batch, len(batch.ratings) - 1, len(batch.ratings))
@@ -100,6 +102,7 @@ def test_folding_in_a_full_history_is_the_als_solution(kernels, problem):
 
 @every_kernel
 @given(problems(max_events=25))
+@sparing
 def test_the_mean_step_is_the_gradient_of_the_objective(kernels, problem):
     ratings = {(user, item): x for user, item, x in problem.events if not np.isnan(x)}
     user_counts = np.bincount([n for n, _ in ratings], minlength=len(problem.users.biases))
@@ -143,6 +146,7 @@ def slope(problem, ratings, table, place, step=1e-4):
 
 @every_kernel
 @given(problems(), st.sampled_from([np.nan, np.inf, -np.inf, 3e38]), st.booleans(), st.booleans())
+@sparing
 def test_a_diverged_row_poisons_no_other(kernels, problem, poison, in_bias, of_user):
     bad = problem.users if of_user else problem.items
     (bad.biases if in_bias else bad.factors)[0] = poison

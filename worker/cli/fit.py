@@ -310,7 +310,9 @@ def _write(model: Model, history: History, settings: Settings, asked: Asked, che
         state = fresh_state(settings)
         backfill.begin_with(state, model, history.user_names, history.item_names)
         seen = settings.publish.seen_items
-        backfill.write(state, checkpoints, seen_items=seen, platform=kernels.platform(), created_ms=wall_ms())
+        backfill.write(
+            state, checkpoints, seen_items=seen, platform=kernels.platform(settings.model.device), created_ms=wall_ms()
+        )
 
 
 def _told(iteration: Iteration) -> dict[str, object]:

@@ -132,8 +132,8 @@ def objective(model: Model, learning: Learning) -> float:
         return _implicit_objective(model, learning)
     penalty, loss, total = learning.penalty(model.level), model.level.loss, 0.0
     if learning.learner != "posterior":
-        total += penalties(model.users.side, model.ratings.user_counts, penalty, users=True)
-        total += penalties(model.items.side, model.ratings.item_counts, penalty, users=False)
+        total += penalties(model.users.on_host, model.ratings.user_counts, penalty, users=True)
+        total += penalties(model.items.on_host, model.ratings.item_counts, penalty, users=False)
     for block in user_blocks(model.ratings):
         total += float(losses.values(loss, block.ratings.astype(np.float64), _scores(model, block)).sum())
     return total
@@ -218,7 +218,7 @@ def _refit_cuts(model: Model) -> None:
 
 
 def _scores(model: Model, entries: Held) -> NDArray[np.float64]:
-    return scores(model.users.side, model.items.side, entries.user_rows, entries.item_rows, intercept=model.level.intercept)
+    return scores(model.users.on_host, model.items.on_host, entries.user_rows, entries.item_rows, intercept=model.level.intercept)
 
 
 def _solver(model: Model, kernels: Kernels, learning: Learning) -> Callable[[int], None]:
@@ -252,8 +252,8 @@ def _stepper(model: Model, kernels: Kernels, learning: Learning, seed: int, mini
             none = Histories(np.zeros(len(part) + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
             n, m = users[part], items[part]
             kernels.sgd(
-                model.users.side,
-                model.items.side,
+                model.users.on(kernels),
+                model.items.on(kernels),
                 Batch(n, m, ratings[part], user_counts[n], item_counts[m], none, none),
                 intercept=model.level.intercept,
                 objective=learning.objective(model.level),

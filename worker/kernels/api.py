@@ -10,7 +10,7 @@ ratings. ℓ is one of `losses`; squared: ½ (x − s)². Non-negative: subject 
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,12 @@ class Side(NamedTuple):
     """``(rows, K)``, C-contiguous."""
     biases: F32
     """``(rows,)``."""
+
+    def fetch(self) -> None:
+        """Bring the arrays up to date; they are, but where a device holds the rows (`Kernels.hold`)."""
+
+    def send(self, rows: slice | NDArray[Any]) -> None:
+        """Tell whoever holds the rows that *rows* of the arrays were changed here."""
 
 
 class Histories(NamedTuple):
@@ -169,10 +175,23 @@ class Scored(NamedTuple):
     """``u·v``."""
 
 
+Held = TypeVar("Held", Batch, Histories)
+
+
 class Kernels(Protocol):
     """``reference``, ``cpu`` or ``gpu``."""
 
     name: str
+
+    def hold(self, side: Side, n: int) -> Side:
+        """Return *side*, of which rows below *n* are in use, where these kernels learn; its arrays stay the same.
+
+        Kernels take any side. One that they hold costs them no copies; its arrays are up to date only after `Side.fetch`, and
+        what is changed in them is to be told by `Side.send`.
+        """
+
+    def keep(self, held: Held) -> Held:
+        """Return *held* in the form in which these kernels use it again and again most quickly; the columns stay the same."""
 
     def sgd(
         self,

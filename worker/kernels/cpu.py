@@ -30,6 +30,7 @@ from factorstream.worker.kernels.api import (
     I64,
     SGD,
     Batch,
+    Held,
     Histories,
     Objective,
     Optimizer,
@@ -58,9 +59,18 @@ CG_FROM = 64
 WORTH_A_THREAD = 1_000_000
 """Ratings times factors that take a thread about a tenth of a millisecond: less is not worth waking one."""
 
-
 COSTS = 10
 """How many times as long as least squares other problems take, about."""
+
+
+def hold(side: Side, n: int) -> Side:
+    """Return *side*: these kernels learn on the host."""
+    return side
+
+
+def keep(held: Held) -> Held:
+    """Return *held*: these kernels use it as it is."""
+    return held
 
 
 def sgd(

@@ -17,6 +17,7 @@ from factorstream.worker.kernels.api import (
     I32,
     SGD,
     Batch,
+    Held,
     Histories,
     Moments,
     Objective,
@@ -31,9 +32,19 @@ from factorstream.worker.kernels.reference_calibrate import calibrate
 from factorstream.worker.kernels.reference_effects import attribute, meet, recall
 from factorstream.worker.kernels.reference_rows import problem_of, soft
 
-__all__ = ["als", "attribute", "calibrate", "implicit", "initialize", "meet", "name", "recall", "sgd"]
+__all__ = ["als", "attribute", "calibrate", "hold", "implicit", "initialize", "keep", "meet", "name", "recall", "sgd"]
 
 name = "reference"
+
+
+def hold(side: Side, n: int) -> Side:
+    """Return *side*: these kernels learn on the host."""
+    return side
+
+
+def keep(held: Held) -> Held:
+    """Return *held*: these kernels use it as it is."""
+    return held
 
 
 def sgd(

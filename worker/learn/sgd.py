@@ -42,8 +42,8 @@ class Sgd:
             user_means, item_means = self._kernels.meet(*priors.effects, batch, accepted.changes)
             batch = batch._replace(user_means=user_means, item_means=item_means)
         scored = self._kernels.sgd(
-            model.users.side,
-            model.items.side,
+            model.users.on(self._kernels),
+            model.items.on(self._kernels),
             batch,
             intercept=level.intercept,
             objective=self._objective(model),
@@ -72,11 +72,9 @@ class Sgd:
         own, other = (model.users, model.items) if on_users else (model.items, model.users)
         effects = priors.effects[side], priors.effects[1 - side]
         means, ratings_less = self._kernels.recall(*effects, other.side, rows, histories)
-        own.factors[rows] -= means[:, :-1]
-        own.biases[rows] -= means[:, -1]
+        own.add(rows, -means)
         gains = self._solve(model, side, rows, histories._replace(ratings=ratings_less), afresh)
-        own.factors[rows] += means[:, :-1]
-        own.biases[rows] += means[:, -1]
+        own.add(rows, means)
         pull = pull_of(self._objective(model).penalty, model.level.spread, users=not on_users)
         counts = ratings.item_counts if on_users else ratings.user_counts
         self._kernels.attribute(*effects, other.side, rows, histories, counts, pull)
@@ -85,8 +83,8 @@ class Sgd:
     def _solve(self, model: Model, side: int, rows: NDArray[np.int32], histories: Histories, afresh: bool) -> F64:
         own, other = (model.users, model.items) if side == USERS else (model.items, model.users)
         return self._kernels.als(
-            own.side,
-            other.side,
+            own.on(self._kernels),
+            other.on(self._kernels),
             rows,
             histories,
             intercept=model.level.intercept,

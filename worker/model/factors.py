@@ -22,24 +22,39 @@ class Factors:
         biases = cast(F32, reserve((), np.float32))
         n_rows = min(len(factors), len(biases))
         self.side = Side(factors[:n_rows], biases[:n_rows])
-        """The whole reservation, for kernels."""
+        """The whole reservation; a device may hold newer values (`on`)."""
 
     @property
     def factors(self) -> F32:
-        """``(n, K)``, a view."""
+        """``(n, K)``, a view. Who writes to it once kernels learn `on` it tells `side.send`."""
+        self.side.fetch()
         return self.side.factors[: self.n]
 
     @property
     def biases(self) -> F32:
         """``(n,)``, a view."""
+        self.side.fetch()
         return self.side.biases[: self.n]
+
+    def on(self, kernels: Kernels) -> Side:
+        """Return the whole reservation where *kernels* learn."""
+        self.side = kernels.hold(self.side, self.n)
+        return self.side
+
+    @property
+    def on_host(self) -> Side:
+        """The whole reservation, up to date; to be read."""
+        self.side.fetch()
+        return Side(*self.side)
 
     def grow(self, n: int, kernels: Kernels, deviation: float, *, nonnegative: bool = False) -> None:
         """Have at least *n* rows; new ones start from the counter hash, without their signs where *nonnegative*."""
         if n > self.n:
             kernels.initialize(self.side, self.n, n, seed=self._seed, stream=self._stream, deviation=deviation)
             if nonnegative:
+                self.side.fetch()
                 np.abs(self.side.factors[self.n : n], out=self.side.factors[self.n : n])
+                self.side.send(slice(self.n, n))
             self.n = n
 
     def restart(self, rows: NDArray[np.int32], kernels: Kernels, deviation: float) -> None:
@@ -47,10 +62,17 @@ class Factors:
         for row in rows.tolist():
             kernels.initialize(self.side, row, row + 1, seed=self._seed, stream=self._stream, deviation=deviation)
 
+    def add(self, rows: NDArray[np.int32], change: F32) -> None:
+        """Add to each of *rows*, none there twice, its row of *change*: K factors, then the bias."""
+        self.factors[rows] += change[:, :-1]
+        self.biases[rows] += change[:, -1]
+        self.side.send(rows)
+
     def restore(self, factors: F32, biases: F32) -> None:
         """Take the rows of a checkpoint: ``(n, K)`` and ``(n,)``; copies."""
         self.n = len(biases)
         self.factors[:], self.biases[:] = factors, biases
+        self.side.send(slice(0, self.n))
 
     def finite(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which of *rows* hold numbers only."""

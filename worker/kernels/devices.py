@@ -1,0 +1,69 @@
+"""Which devices this machine has, told without loading what runs on them."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from importlib.util import find_spec
+
+from factorstream.worker.kernels.api import SGD, Objective, Optimizer
+
+MOST_FACTORS = 128
+"""K on a GPU: a row's K × K matrix has to fit into the registers of one program."""
+LONGEST = 32
+"""Ratings of rows that are folded in there: an n × n matrix of float64 has to fit into the registers of one warp."""
+
+
+def unsupported(objective: Objective, optimizer: Optimizer = SGD, *, rank: int = 1, fold_in: int = 0) -> str | None:
+    """Return which of these settings the GPU's kernels do not know, or None when they know them all."""
+    if objective.loss.name != "squared":
+        return f"the loss is {objective.loss.name!r}"
+    if not objective.is_least_squares:
+        return "there is an L1 penalty, a constraint, or no biases"
+    if optimizer.name != "sgd":
+        return f"the optimizer is {optimizer.name!r}"
+    if rank > MOST_FACTORS:
+        return f"there are {rank} factors, more than {MOST_FACTORS}"
+    if fold_in > LONGEST:
+        return f"rows of up to {fold_in} ratings are folded in, more than {LONGEST}"
+    return None
+
+
+@functools.cache
+def missing() -> str | None:
+    """Return why this machine cannot run CUDA kernels, or None when it can."""
+    if not _n_devices():
+        return "this machine has no NVIDIA GPU, or no driver for it"
+    if not interpretable():
+        return "PyTorch is not installed: pip install 'factorstream[worker,gpu]'"
+    import torch
+
+    if not torch.cuda.is_available():
+        return f"PyTorch {torch.__version__} cannot use this machine's GPU (is it a build for CUDA, and new enough a driver?)"
+    major, minor = torch.cuda.get_device_capability()
+    if major < 7:
+        return f"its GPU, of compute capability {major}.{minor}, is older than 7.0"
+    return None
+
+
+def description() -> str:
+    """Return what the same bits can be expected on: the GPU, and what compiles for it."""
+    import torch
+    import triton
+
+    return f", {torch.cuda.get_device_name()}, torch {torch.__version__}, triton {triton.__version__}"
+
+
+def interpretable() -> bool:
+    """Whether the GPU's kernels can be run at all, be it interpreted."""
+    return find_spec("torch") is not None and find_spec("triton") is not None
+
+
+def _n_devices() -> int:
+    """Return how many devices the driver has, 0 without one."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0

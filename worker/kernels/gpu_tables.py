@@ -1,0 +1,191 @@
+"""Tables, batches and histories on the device; the host's arrays follow when they are read."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from factorstream.worker.kernels.api import F32, Batch, Histories, Side
+from factorstream.worker.kernels.gpu_language import DEVICE
+
+Tensor: TypeAlias = Any
+"""torch's; its types are looked at nowhere, so that it need not be installed."""
+log = logging.getLogger(__name__)
+
+most_bytes: int | None = None
+"""What one request for the device's memory may ask for; None: as much as there is."""
+
+SMALLEST = 1024
+"""Rows that a table on the device has room for at least."""
+
+
+class Full(MemoryError):
+    """The device has no memory for what was asked."""
+
+
+@contextlib.contextmanager
+def full_when_short() -> Iterator[None]:
+    """Make of torch's error when memory is short a `Full`, of one line."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise Full(str(error).partition("\n")[0]) from error
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return memory of the device. Raises `Full`."""
+    size_bytes = dtype.itemsize * math.prod(shape)
+    if most_bytes is not None and size_bytes > most_bytes:
+        raise Full(f"{size_bytes:,} bytes were asked for, {most_bytes:,} are allowed")
+    with full_when_short():
+        return torch.empty(shape, dtype=dtype, device=DEVICE)
+
+
+def zeros(shape: tuple[int, ...]) -> Tensor:
+    """Return zeros of 32 bits on the device. Raises `Full`."""
+    return empty(shape, torch.int32).zero_()
+
+
+def sent(column: NDArray[Any], dtype: Any) -> Tensor:
+    """Return a column of the host on the device. Raises `Full`."""
+    column = np.ascontiguousarray(column, dtype)
+    if DEVICE.type == "cpu":
+        return torch.from_numpy(column.copy())
+    target = empty(column.shape, torch.from_numpy(column[:0]).dtype)
+    return target.copy_(torch.from_numpy(column))
+
+
+class Tables(NamedTuple):
+    """A `Side` on the device."""
+
+    factors: Tensor
+    biases: Tensor
+
+
+class DeviceHistories(NamedTuple):
+    """`Histories` on the device."""
+
+    starts: Tensor
+    others: Tensor
+    ratings: Tensor
+
+
+class DeviceBatch(NamedTuple):
+    """A `Batch` on the device."""
+
+    user_rows: Tensor
+    item_rows: Tensor
+    ratings: Tensor
+    user_counts: Tensor
+    item_counts: Tensor
+    user_histories: DeviceHistories
+    item_histories: DeviceHistories
+    user_means: Tensor
+    item_means: Tensor
+
+
+class Resident(Side):
+    """A side whose rows are on the device. The host's arrays hold what they did at the last `fetch`."""
+
+    n: int
+    """Rows held."""
+    tables: Tables
+    """Factors and biases on the device, with room for more rows."""
+    missing: bool
+    """Whether the device had no room for all rows in use; then it holds none, and the host's arrays are the truth."""
+    _newer: NDArray[np.bool_]
+    """Rows that are newer on the device than on the host."""
+
+    def __new__(cls, factors: F32, biases: F32) -> Resident:
+        """Hold no row yet."""
+        made: Resident = super().__new__(cls, factors, biases)
+        made.n, made.missing = 0, False
+        made.tables, made._newer = made._room(0), np.zeros(0, np.bool_)
+        return made
+
+    def ensure(self, n: int) -> None:
+        """Hold at least *n* rows: those that are new are the host's. Where there is no room, hold none, now and later."""
+        if n <= self.n or self.missing:
+            return
+        try:
+            if n > len(self._newer):
+                self._grow(n)
+            before, self.n = self.n, n
+            self.send(slice(before, n))
+        except Full as full:
+            self.fetch()
+            self.n, self.tables, self.missing = 0, self._room(0), True
+            log.warning("a table of %s rows does not fit on the GPU, and is learned by the CPU from now on: %s", f"{n:,}", full)
+
+    def changed(self, rows: Any) -> None:
+        """Mark *rows* as newer on the device."""
+        self._newer[rows] = True
+
+    def fetch(self) -> None:
+        """Bring the host's arrays up to date."""
+        rows = np.flatnonzero(self._newer[: self.n])
+        if not len(rows):
+            return
+        chosen = torch.from_numpy(rows).to(DEVICE)
+        for here, there in zip(self, self.tables, strict=True):
+            here[rows] = there[chosen].cpu().numpy()
+        self._newer[rows] = False
+
+    def send(self, rows: slice | NDArray[Any]) -> None:
+        """Take *rows* from the host, as far as they are held."""
+        chosen = np.unique(rows).astype(np.int64) if isinstance(rows, np.ndarray) else np.arange(rows.start, rows.stop)
+        chosen = chosen[chosen < self.n]
+        if not len(chosen):
+            return
+        whole = slice(int(chosen[0]), int(chosen[-1]) + 1)
+        if whole.stop - whole.start == len(chosen):
+            for here, there in zip(self, self.tables, strict=True):
+                there[whole].copy_(sent(here[whole], np.float32))
+        else:
+            places = sent(chosen, np.int64)
+            for here, there in zip(self, self.tables, strict=True):
+                there[places] = sent(here[chosen], np.float32)
+        self._newer[chosen] = False
+
+    def _grow(self, n: int) -> None:
+        """Make room for *n* rows, and for twice as many where there is memory."""
+        try:
+            new = self._room(max(2 * n, SMALLEST))
+        except Full:
+            new = self._room(n)
+        for source, target in zip(self.tables, new, strict=True):
+            target[: self.n].copy_(source[: self.n])
+        self.tables = new
+        self._newer = np.append(self._newer[: self.n], np.zeros(len(new.biases) - self.n, np.bool_))
+
+    def _room(self, n_rows: int) -> Tables:
+        return Tables(empty((n_rows, self.factors.shape[1])), empty((n_rows,)))
+
+
+def batch_on_device(batch: Batch) -> DeviceBatch:
+    """Return *batch* on the device. Raises `Full`."""
+    return DeviceBatch(
+        sent(batch.user_rows, np.int32),
+        sent(batch.item_rows, np.int32),
+        sent(batch.ratings, np.float32),
+        sent(batch.user_counts, np.int32),
+        sent(batch.item_counts, np.int32),
+        histories_on_device(batch.user_histories),
+        histories_on_device(batch.item_histories),
+        sent(batch.user_means, np.float32),
+        sent(batch.item_means, np.float32),
+    )
+
+
+def histories_on_device(histories: Histories) -> DeviceHistories:
+    """Return *histories* on the device. Raises `Full`."""
+    return DeviceHistories(
+        sent(histories.starts, np.int64), sent(histories.others, np.int32), sent(histories.ratings, np.float32)
+    )
