@@ -145,7 +145,7 @@ def objective(state):
 def test_a_block_never_raises_the_objective_of_the_live_model(log):
     world = World()
     world.write(log)
-    state = live(world, settings_of())
+    state = live(world, settings_of("model.learn_priors=false"))
     sweeper = Sweeper(Sgd(kernels.select("cpu"), state.learning), state.learning)
     for _ in range(8 if log else 0):
         before = objective(state)
