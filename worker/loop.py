@@ -284,7 +284,7 @@ class Worker:
             return
         self._end_checkpoint(turn)
         if self.parts.checkpoint_every.due():
-            if self.state.standing() != self.saved:
+            if self.state.standing() != self.saved or self.parts.checkpoints.remembers_forgotten:
                 self._begin_checkpoint(turn)
             self.parts.checkpoint_every.again()
 

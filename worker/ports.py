@@ -233,6 +233,10 @@ class CheckpointStore(Protocol):
     def busy(self) -> bool:
         """Whether a checkpoint is being written."""
 
+    @property
+    def remembers_forgotten(self) -> bool:
+        """Whether a kept checkpoint but the newest still has an id that was forgotten since; some more checkpoints end that."""
+
     def durable(self) -> Written | None:
         """Return the last checkpoint begun and now durable, None before the first.
 

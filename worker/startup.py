@@ -46,9 +46,14 @@ def start(
     if checkpoint is not None:
         facts = checkpoint.facts
         check_shape(state, facts)
+        if state.range != facts.range:
+            log.warning("the range that the history began with stays; new ratings are held to the new one", range=facts.range)
         state.restore(checkpoint)
         if facts.seen_items != seen_items:
             state.pending.seen[: facts.n_users] = True  # readers have lists of another length
+        if facts.learning.calibrate != state.learning.calibrate:
+            state.pending.add_all(facts.n_users, facts.n_items)  # readers have rows that were read out otherwise
+            state.pending.renewal = None  # all the model's own: nothing is to be removed
         known = SourceIdentity(facts.cluster_id, facts.topic, facts.topic_id)
         left = None if facts.anew else facts.sequence  # a renewal that was not finished begins again
         log.info("checkpoint restored", position=facts.position, n_ratings=facts.n_ratings, offsets=facts.offsets)

@@ -17,7 +17,7 @@ from factorstream.seen import unpack_seen
 from factorstream.worker.adapters.memory import MemoryPublisher, MemoryTable
 from factorstream.worker.adapters.redis import RedisPublisher
 from factorstream.worker.errors import Fenced, ForeignJournal, PublisherUnavailable
-from factorstream.worker.ports import Block, Embeddings, Publication, SeenItems
+from factorstream.worker.ports import Block, Embeddings, Publication, SeenItems, Takeover
 
 RANK = 3
 JOURNAL = "journal-1"
@@ -196,7 +196,7 @@ def test_a_worker_that_comes_back_finds_the_table_as_it_left_it(store, n_buckets
     for position in range(1, 4):
         assert first.publish(publication(position, ["u1", "u2"][: position % 3]))
     second = store.publisher(n_buckets=n_buckets)
-    assert second.take(2, JOURNAL, first.sequence) == (second.take(2, JOURNAL, first.sequence))
+    assert second.take(2, JOURNAL, first.sequence) == Takeover(2, True)
     assert store.publisher(n_buckets=n_buckets).take(3, JOURNAL, first.sequence).intact
     assert second.sequence == first.sequence
 

@@ -114,3 +114,17 @@ def assert_nothing_lies_about(path):
     store = FileCheckpoints(path)
     named = {file.name for manifest in store.manifests() for file in store.manifest(manifest).files()}
     assert {file.name for file in (path / "data").iterdir()} == named
+
+
+def test_a_forgotten_id_is_soon_nowhere_on_the_disk_though_nothing_comes_after_it():
+    with disk(keep=3) as folder:
+        world = World(folder=folder)
+        world.write([{"user_id": "someone", "item_id": f"i{n}", "rating": 3, "timestamp_ms": START_MS + n} for n in range(5)])
+        live(world, SETTINGS)
+        assert any(b"someone" in path.read_bytes() for path in folder.path.rglob("*") if path.is_file())
+        world.write([{"type": "forget_user", "user_id": "someone", "timestamp_ms": START_MS + 100}])
+        state, parts, _ = worker(world, SETTINGS)
+        for _ in zip(range(100), run(state, parts, stop=lambda: False), strict=False):
+            parts.checkpoints.wait()
+        assert not any(b"someone" in path.read_bytes() for path in folder.path.rglob("*") if path.is_file())
+        assert len(FileCheckpoints(folder.path).manifests()) == 3

@@ -13,7 +13,7 @@ from factorstream.seen import unpack_seen
 from factorstream.worker.adapters.memory import MemoryTable
 from factorstream.worker.errors import Fenced, ForeignJournal, PublisherUnavailable
 from factorstream.worker.loop import Worker
-from tests.laws.strategies import logs, rating_logs
+from tests.laws.strategies import START_MS, logs, rating_logs
 from tests.laws.world import World, live, published, settings_of, worker
 
 SETTINGS = settings_of("model.calibrate=false")
@@ -194,3 +194,13 @@ def test_a_worker_learns_on_while_it_removes_anothers_keys():
     assert max(steps) <= 1_000
     list(at_work.settle())
     assert_published(at_work.state, other)
+
+
+def test_rows_are_read_out_anew_when_the_calibrator_is_turned_on_or_off():
+    world = World()
+    world.write(
+        [{"user_id": f"u{n % 5}", "item_id": f"i{n % 7}", "rating": n % 5, "timestamp_ms": START_MS + n} for n in range(60)]
+    )
+    live(world, settings_of("model.calibrate=true", "sweep.visits_per_rating=0"))
+    state = live(world, settings_of("model.calibrate=false", "sweep.visits_per_rating=0"))
+    assert_published(state, world)

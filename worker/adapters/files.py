@@ -2,7 +2,7 @@
 
     FOLDER/lock                                   held while a worker runs
     FOLDER/epoch                                  the highest epoch ever claimed here
-    FOLDER/checkpoint-EEEEEEEEEE-PPPP….json       a manifest: epoch and position; the newest sorts last
+    FOLDER/checkpoint-EEEEEEEEEE-PPPP…-NNNN.json  a manifest: epoch, position, and which there; the newest sorts last
     FOLDER/data/NAME-HASH.npy (or .ids)           arrays as numpy writes them, never pickled; ids separated by NUL
 
 A manifest is renamed into place when everything it names is on the disk, so a checkpoint is whole or is not there.
@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import io
 import os
+import re
 import socket
 import threading
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,8 @@ from factorstream.worker.model.journal import ENTRY, Entries, base_of, ratings_o
 from factorstream.worker.ports import Written
 
 log = structlog.get_logger()
+
+MANIFEST = re.compile(r"checkpoint-\d{10}-\d{20}-\d{4,}\.json")
 
 COMPACT_SEGMENTS = 64
 """Journal files older than every kept checkpoint, at which they are folded into the base."""
@@ -144,6 +147,16 @@ class FileCheckpoints:
         """Whether the writing thread writes."""
         return self._writing is not None and not self._writing.done()
 
+    @property
+    def remembers_forgotten(self) -> bool:
+        """Read the manifests: who was forgotten is a file of each."""
+        try:
+            kept = [self.manifest(path) for path in self.manifests()]
+        except Damaged:
+            return False  # the log says so when it is read
+        forgotten = {tuple(manifest.arrays[f"{side}.forgotten"].name for side in ("users", "items")) for manifest in kept}
+        return len(forgotten) > 1
+
     def durable(self) -> Written | None:
         """Return what the writing thread has done."""
         writing, self._writing = self._writing, None
@@ -171,7 +184,7 @@ class FileCheckpoints:
 
     def manifests(self) -> list[Path]:
         """Return the manifests' paths, oldest first."""
-        return sorted(self.folder.glob("checkpoint-*-*.json"))
+        return sorted(path for path in self.folder.iterdir() if MANIFEST.fullmatch(path.name)) if self.folder.exists() else []
 
     def manifest(self, path: Path) -> Manifest:
         """Read a manifest. Raises `Damaged`."""
@@ -250,7 +263,7 @@ class FileCheckpoints:
             manifest = msgspec.structs.replace(manifest, base=file, base_position=facts.position)
         manifest = self._joined(manifest) if self._keep_journal else self._compacted(manifest)
         self._sync(self._data)
-        self._write(self.folder / f"checkpoint-{facts.epoch:010}-{facts.position:020}.json", [msgspec.json.encode(manifest)])
+        self._write(self._next_path(facts), [msgspec.json.encode(manifest)])
         self._remove_old()
         return manifest
 
@@ -283,6 +296,12 @@ class FileCheckpoints:
         kept = self.manifests()[-(self._keep - 1) :] if self._keep > 1 else []
         oldest = min((int(path.stem.split("-")[2]) for path in kept), default=manifest.facts.position)
         return [segment for segment in manifest.journal if segment.last_position <= oldest]
+
+    def _next_path(self, facts: Facts) -> Path:
+        """Return the path of a manifest that sorts behind all others."""
+        stem = f"checkpoint-{facts.epoch:010}-{facts.position:020}"
+        n_there = max((int(path.stem.split("-")[3]) for path in self.manifests() if path.name.startswith(stem)), default=0)
+        return self.folder / f"{stem}-{n_there + 1:04}.json"
 
     def _compacted(self, manifest: Manifest) -> Manifest:
         """Fold journal files older than every kept checkpoint into the base, once they are many."""

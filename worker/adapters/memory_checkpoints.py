@@ -70,6 +70,11 @@ class MemoryCheckpoints:
         """Never: memory is quick."""
         return False
 
+    @property
+    def remembers_forgotten(self) -> bool:
+        """Never: of older checkpoints nothing is kept that anybody reads."""
+        return False
+
     def durable(self) -> Written | None:
         """Return the last checkpoint."""
         if self._latest is None:

@@ -47,7 +47,7 @@ def verify(folder: Folder, as_json: Json = False) -> None:
 def _facts(store: FileCheckpoints, path: Path) -> dict[str, object]:
     from factorstream.worker.adapters.files import Damaged
 
-    _, epoch, position = path.stem.split("-")
+    _, epoch, position, _ = path.stem.split("-")
     facts: dict[str, object] = {"version": (int(epoch), int(position)), "path": str(path)}
     try:
         manifest = store.manifest(path)
