@@ -37,13 +37,13 @@ class Problem:
     def gram(self):
         return gram_of(self.other.factors, np.ones(len(self.other.factors), bool))
 
-    def run(self, kernels, rows=None, own=None):
+    def run(self, kernels, rows=None, own=None, solver="exact"):
         own = own or copied(self.own)
         rows = np.arange(len(self.strengths), dtype=np.int32) if rows is None else rows
         histories, starts = self.histories, self.histories.starts
         entries = [list(zip(histories.others[a:b], histories.ratings[a:b], strict=True)) for a, b in pairwise(starts)]
         chosen = histories_of([entries[row] for row in rows])
-        how = {"alpha": self.alpha, "penalties": self.penalties[rows]}
+        how = {"alpha": self.alpha, "penalties": self.penalties[rows], "solver": solver}
         return own, kernels.implicit(own, self.other, rows, chosen, self.gram, **how)
 
     def objective(self, own):
@@ -108,7 +108,24 @@ def test_without_a_penalty_the_solution_has_minimum_norm(kernels, problem):
         assert (found**2).sum() <= (best**2).sum() * (1 + 1e-3) + 1e-6
 
 
-def test_the_number_of_threads_changes_no_bit(monkeypatch):
+@given(problems(), st.integers(1, 7))
+def test_conjugate_gradients_go_to_the_same_rows_each_by_itself(problem, step):
+    problem = Problem(problem.own, problem.other, problem.strengths, problem.alpha, np.full_like(problem.penalties, 0.5))
+    exact, whole_gains = problem.run(cpu)
+    found, gains = problem.run(cpu, solver="cg")
+    assert (gains >= 0).all()
+    assert gains.sum() >= 0.97 * whole_gains.sum() - 1e-4
+    rows = np.arange(len(problem.strengths), dtype=np.int32)[::step]
+    part, some = problem.run(cpu, rows, solver="cg")
+    assert part.factors[rows].tobytes() == found.factors[rows].tobytes()
+    assert some.tobytes() == gains[::step].tobytes()
+    for _ in range(6):
+        found, _ = problem.run(cpu, own=found, solver="cg")
+    np.testing.assert_allclose(found.factors, exact.factors, rtol=5e-3, atol=5e-3 * (1e-3 + abs(exact.factors).max()))
+
+
+@pytest.mark.parametrize("solver", ["exact", "cg"])
+def test_the_number_of_threads_changes_no_bit(monkeypatch, solver):
     rng = np.random.default_rng(5)
     strengths = rng.integers(0, 3, (200, 150)).astype(np.float32)
     tables = [Side(rng.normal(0, 0.3, (n, 24)).astype(np.float32), np.zeros(n, np.float32)) for n in (200, 150)]
@@ -117,7 +134,7 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch):
     results = set()
     for threads in (1, 2, 3, 8):
         monkeypatch.setattr(cpu, "threads", threads)
-        own, gains = problem.run(cpu)
+        own, gains = problem.run(cpu, solver=solver)
         results.add((own.factors.tobytes(), gains.tobytes()))
     assert len(results) == 1
 

@@ -264,7 +264,16 @@ class Kernels(Protocol):
         """
 
     def implicit(
-        self, own: Side, other: Side, rows: I32, histories: Histories, gram: F64, *, alpha: float, penalties: F32
+        self,
+        own: Side,
+        other: Side,
+        rows: I32,
+        histories: Histories,
+        gram: F64,
+        *,
+        alpha: float,
+        penalties: F32,
+        solver: Solver = "auto",
     ) -> F64:
         """Set each of *rows* to the minimiser, over that row, of the objective over *all* pairs, against *other* as it is.
 
@@ -280,6 +289,7 @@ class Kernels(Protocol):
             histories: Ratings are at least 0.
             gram: ``VᵀV``, ``(K, K)``: over the rows of *other* that count.
             penalties: λ of each of *rows*, ``(len(rows),)``.
+            solver: As in `als`; conjugate gradients only where all of *rows* have one λ.
 
         Returns: ``(len(rows),)``, by how much each row's solve lowered the objective, ≥ 0 (``½ Δᵀ A Δ``), ∞ for a row that was
         not finite, 0 for one that was left.

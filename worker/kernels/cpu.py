@@ -18,6 +18,7 @@ from factorstream.worker.kernels import (
     cpu_effects,
     cpu_general,
     cpu_implicit,
+    cpu_implicit_cg,
     cpu_rows,
     cpu_sgd,
     cpu_start,
@@ -55,6 +56,9 @@ threads = len(os.sched_getaffinity(0)) or 1
 
 CG_FROM = 64
 """The rank from which ``auto`` solves by conjugate gradients."""
+
+IMPLICIT_CG_FROM = 64
+"""The same of clicks."""
 
 WORTH_A_THREAD = 1_000_000
 """Ratings times factors that take a thread about a tenth of a millisecond: less is not worth waking one."""
@@ -212,12 +216,25 @@ def _by_factoring(task: Task, counts: I64, entries: I64, gains: F64, careful: ND
     _in_threads(solve_groups, int(counts[entries].sum()) * rank)
 
 
-def implicit(own: Side, other: Side, rows: I32, histories: Histories, gram: F64, *, alpha: float, penalties: F32) -> F64:
+def implicit(
+    own: Side,
+    other: Side,
+    rows: I32,
+    histories: Histories,
+    gram: F64,
+    *,
+    alpha: float,
+    penalties: F32,
+    solver: Solver = "auto",
+) -> F64:
     """Solve each of *rows* over all pairs (`api.Kernels.implicit`)."""
     flat_own, flat_other, rows, histories = _side(own), _side(other), _int32(rows), _histories(histories)
     rank, counts = own.factors.shape[1], np.diff(histories.starts)
-    gains, careful = np.zeros(len(rows)), penalties <= 0
-    groups, taken = cpu_implicit.groups(counts), np.zeros(1, np.int64)
+    gains, careful, left = np.zeros(len(rows)), penalties <= 0, np.ones(len(rows), np.bool_)
+    if solver == "cg" or (solver == "auto" and rank >= IMPLICIT_CG_FROM):
+        _by_whitening((own, flat_other, rows, histories), counts, gram, alpha, penalties, gains, left)
+    entries = np.flatnonzero(left)
+    groups, taken = cpu_implicit.groups(entries, counts), np.zeros(1, np.int64)
     flat_gram, weights = cpu_implicit.padded_gram(gram), _float32(penalties)
 
     def work() -> None:
@@ -227,7 +244,7 @@ def implicit(own: Side, other: Side, rows: I32, histories: Histories, gram: F64,
         )
 
     if not careful.all():
-        _in_threads(work, (int(counts.sum()) + rank * len(rows)) * rank)
+        _in_threads(work, (int(counts[entries].sum()) + rank * len(entries)) * rank)
     for j in np.flatnonzero(careful):
         one = rows[j : j + 1]
         gains[j] = reference.implicit(own, other, one, _entry(histories, j), gram, alpha=alpha, penalties=penalties[j : j + 1])[0]
@@ -270,6 +287,62 @@ def attribute(own: Effects, other: Effects, side: Side, rows: I32, histories: Hi
 
 def _effects(effects: Effects) -> Effects:
     return Effects(effects.said.reshape(-1), effects.told.reshape(-1))
+
+
+def _by_whitening(
+    task: tuple[Side, Side, I32, Histories],
+    counts: I64,
+    gram: F64,
+    alpha: float,
+    penalties: F32,
+    gains: F64,
+    left: NDArray[np.bool_],
+) -> None:
+    """Solve the rows that conjugate gradients suit, where all have one λ; clear *left* where it went well."""
+    own, other, rows, histories = task
+    rank = own.factors.shape[1]
+    entries = cpu_implicit_cg.fitting(counts, rank)
+    if not len(entries) or penalties.min() <= 0 or penalties.min() < penalties.max():
+        return
+    matrices = cpu_implicit_cg.whitening(gram, float(penalties[0]))
+    if matrices is None:
+        return
+    lower, inverse_turned, inverse = matrices
+    others, named = _named(histories.others)
+    old = own.factors[rows]
+    finite = np.isfinite(old).all(axis=1)
+    old[~finite] = 0
+    every = np.arange(len(rows), dtype=np.int32)
+    turned = _turned(other.factors, rank, rank, others, inverse_turned)
+    solution = _turned(old.reshape(-1), rank, rank, every, lower)
+    taken, histories = np.zeros(1, np.int64), histories._replace(others=named)
+
+    def work() -> None:
+        room = cpu_implicit_cg.room(rank, int(counts[entries].max()))
+        cpu_implicit_cg.solve_rows(turned, rank, histories, entries, taken, _scalar(alpha), solution, room, gains, left)
+
+    _in_threads(work, 4 * int(counts[entries].sum()) * rank)
+    width = len(solution) // len(rows)
+    new = _turned(solution, width, rank, every, inverse).reshape(len(rows), -1)[:, :rank]
+    left |= ~np.isfinite(new).all(axis=1)
+    done = ~left
+    own.factors[rows[done]] = new[done]
+    gains[done & ~finite] = np.inf
+
+
+def _turned(factors: F32, stride: int, rank: int, rows: I32, matrix: F32) -> F32:
+    """Return *rows* of the flat *factors* times *matrix*, ``(len(rows), padded(K))``, flat."""
+    out, taken = np.empty(len(rows) * (len(matrix) // rank), np.float32), np.zeros(1, np.int64)
+    _in_threads(lambda: cpu_implicit_cg.turn_rows(factors, stride, rank, rows, matrix, taken, out), len(rows) * len(matrix) // 4)
+    return out
+
+
+def _named(rows: I32) -> tuple[I32, I32]:
+    """Return the different ones of *rows*, ascending, and which of them each is."""
+    there = np.zeros(int(rows.max(initial=-1)) + 1, np.bool_)
+    there[rows] = True
+    places = np.cumsum(there, dtype=np.int32) - np.int32(1)
+    return np.flatnonzero(there).astype(np.int32), places[rows]
 
 
 def initialize(side: Side, first: int, stop: int, *, seed: int, stream: int, deviation: float) -> None:

@@ -86,9 +86,9 @@ def room(rank: int) -> Room:
     return Room(*(np.zeros(size, np.float32) for size in sizes))
 
 
-def groups(counts: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Return ``(n, LANES)`` entries to solve together, −1 where a lane is empty; long ones are dealt out, one to a group."""
-    entries = np.argsort(-counts, kind="stable")
+def groups(entries: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Return ``(n, LANES)`` of *entries* to solve together, −1 where a lane is empty; long ones are dealt out, one to a group."""
+    entries = entries[np.argsort(-counts[entries], kind="stable")]
     filled = np.append(entries, np.full(-len(entries) % LANES, -1)).astype(np.int32)
     return np.ascontiguousarray(filled.reshape(LANES, -1).T)
 

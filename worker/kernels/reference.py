@@ -107,7 +107,17 @@ def als(
     return gains
 
 
-def implicit(own: Side, other: Side, rows: I32, histories: Histories, gram: F64, *, alpha: float, penalties: F32) -> F64:
+def implicit(
+    own: Side,
+    other: Side,
+    rows: I32,
+    histories: Histories,
+    gram: F64,
+    *,
+    alpha: float,
+    penalties: F32,
+    solver: Solver = "auto",
+) -> F64:
     """Solve each of *rows* over all pairs (`api.Kernels.implicit`)."""
     gains = np.zeros(len(rows))
     for j, row in enumerate(rows):

@@ -142,7 +142,7 @@ class Implicit:
         return Tested(targets, targets - scores, None, hits, *also)
 
     def solve(self, model: Model, side: int, rows: NDArray[np.int32], *, afresh: bool = False) -> F64:
-        """Set *rows* to the minimiser of the objective over each, exactly always, and the Gram matrix with them."""
+        """Set *rows* to the minimiser of the objective over each, and the Gram matrix with them."""
         n = int(rows.max(initial=-1)) + 1
         self._grow(model, n if side == USERS else 0, n if side == ITEMS else 0)
         own, other, kept = table_of(model, side), table_of(model, 1 - side), memory_of(model).sides
@@ -158,6 +158,7 @@ class Implicit:
             kept[1 - side].gram,
             alpha=self._learning.alpha,
             penalties=self._penalties(model, side, histories),
+            solver="exact" if afresh else self._learning.solver,
         )
         kept[side].n += replace_rows(kept[side].gram, own.side.factors, kept[side].counts, rows, new.factors, held)
         own.restart(rows[held == 0], self._kernels, self._learning.deviation(model.level, model.rank))
@@ -190,6 +191,7 @@ class Implicit:
             memory_of(model).sides[ITEMS].gram,
             alpha=self._learning.alpha,
             penalties=self._penalties(model, USERS, accepted.user_histories),
+            solver="exact",
         )
         return new.factors
 
