@@ -105,11 +105,21 @@ def als(
     return gains
 
 
-def implicit(own: Side, other: Side, rows: I32, histories: Histories, gram: F64, *, alpha: float, penalties: F32) -> F64:
+def implicit(
+    own: Side,
+    other: Side,
+    rows: I32,
+    histories: Histories,
+    gram: F64,
+    *,
+    alpha: float,
+    penalties: F32,
+    solver: Solver = "auto",
+) -> F64:
     """Let the CPU solve each of *rows* over all pairs (`api.Kernels.implicit`)."""
     own.fetch()
     other.fetch()
-    gains = _cpu().implicit(Side(*own), Side(*other), rows, histories, gram, alpha=alpha, penalties=penalties)
+    gains = _cpu().implicit(Side(*own), Side(*other), rows, histories, gram, alpha=alpha, penalties=penalties, solver=solver)
     own.send(rows)
     return gains
 
