@@ -6,7 +6,7 @@
     reader = Reader("redis://…", model="movies")
     reader.top_n("u42", 10)
 
-Kafka's library is imported when a `Producer` is made, Redis's when a `Reader` is.
+Kafka's library is imported when a `Producer` is made, Redis's when a `Reader` is, msgspec when either is.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from factorstream.errors import (
     ReaderUnavailable,
     UnreadableValue,
 )
-from factorstream.meta import Meta
 from factorstream.ranking import Ranking
 from factorstream.rating import Event, ForgetUser, Rating, RemoveItem, Unrate
 
 if TYPE_CHECKING:
+    from factorstream.meta import Meta
     from factorstream.producer import Producer
     from factorstream.reader import Reader
 
@@ -70,4 +70,8 @@ def __getattr__(name: str) -> object:
         from factorstream.reader import Reader
 
         return Reader
+    if name == "Meta":
+        from factorstream.meta import Meta
+
+        return Meta
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

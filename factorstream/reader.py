@@ -25,7 +25,8 @@ from factorstream.blocks import VERSIONS, unpack_block, unpack_versions
 from factorstream.catalogue import Catalogue
 from factorstream.embedding import Embedding, Side, Version, unpack
 from factorstream.errors import InvalidAddress, ModelNotFound, NoProbabilities, ReaderUnavailable
-from factorstream.meta import Meta, category_probabilities, link, unpack_meta
+from factorstream.meta import Meta, unpack_meta
+from factorstream.prediction import category_probabilities, link
 from factorstream.ranking import Ranking
 from factorstream.seen import unpack_seen
 

@@ -190,3 +190,9 @@ def test_the_list_of_commands_is_there_before_anything_heavy_is_imported():
 
 def test_the_client_is_light():
     assert loaded_after("import factorstream").isdisjoint({"numba", "torch", "kafka", "typer", "factorstream.worker"})
+
+
+def test_kernels_models_and_learners_need_no_library_of_the_rim():
+    rooms = ("kernels.cpu", "kernels.selftest", "model.model", "learn.learner")
+    found = loaded_after("; ".join(f"import factorstream.worker.{room}" for room in rooms))
+    assert found.isdisjoint({"msgspec", "kafka", "redis", "pydantic", "structlog", "typer", "rich"})

@@ -35,7 +35,7 @@ from factorstream.worker.kernels.effects import Effects, Pull
 from factorstream.worker.kernels.gpu_language import cdiv
 from factorstream.worker.kernels.gpu_learn import entries_of, learn, longest, part_of, work_of
 from factorstream.worker.kernels.gpu_solve import rows_of, solve
-from factorstream.worker.kernels.gpu_tables import Full, Resident, sent
+from factorstream.worker.kernels.gpu_tables import Full, Resident, sent, width_of
 from factorstream.worker.kernels.terms import Memory
 
 name = "gpu"
@@ -170,7 +170,7 @@ def _fill(side: Resident, place: int, first: int, n: int, seed: int, stream: int
     rank = side.factors.shape[1]
     tables = [table[place : place + n] for table in side.tables]
     grid = (cdiv(n * rank, gpu_start.BLOCK.value),)
-    gpu_start.fill[grid](*tables, start, first, n * rank, rank, float(deviation))
+    gpu_start.fill[grid](*tables, start, first, n * rank, rank, float(deviation), WIDTH=width_of(rank))
     side.changed(slice(place, place + n))
 
 
@@ -234,7 +234,7 @@ def _sgd(users: Resident, items: Resident, batch: Batch, intercept: float, objec
     n = len(batch.ratings)
     try:
         work = work_of(batch, users.factors.shape[1])
-        scored = learn(users.tables, items.tables, work, intercept, objective, rates).cpu().numpy()
+        scored = learn(users.tables, items.tables, users.factors.shape[1], work, intercept, objective, rates).cpu().numpy()
     except Full as full:
         if n <= FEWEST:
             return _sgd_on_host(users, items, batch, intercept=intercept, objective=objective, rates=rates, optimizer=SGD)
@@ -253,7 +253,7 @@ def _als(
     """Solve on the device, a part of the rows at a time where memory is short."""
     n = len(rows)
     try:
-        gains = solve(own.tables, other.tables, rows, rows_of(histories), intercept, objective, of_users)
+        gains = solve(own.tables, other.tables, own.factors.shape[1], rows, rows_of(histories), intercept, objective, of_users)
     except Full as full:
         if n <= 1:
             return _als_on_host(own, other, rows, histories, intercept=intercept, objective=objective, of_users=of_users)

@@ -16,18 +16,16 @@ CANCELLED = tl.constexpr(64.0)
 
 
 @inner
-def old_row(own, own_biases, row, rank, WIDTH: tl.constexpr):
+def old_row(own, own_biases, row, WIDTH: tl.constexpr):
     """Return a row and its bias as they are, and whether they were finite; zeros where they were not."""
     k = tl.arange(0, WIDTH)
-    u, b = tl.load(own + row * rank + k, mask=k < rank, other=0.0), tl.load(own_biases + row)
+    u, b = tl.load(own + row * WIDTH + k), tl.load(own_biases + row)
     fine = (least(finite(u).to(tl.int32), 0) > 0) & finite(b)
     return tl.where(fine, u, 0.0), tl.where(fine, b, 0.0), fine
 
 
 @inner
-def add_ratings(
-    u, b, other, other_biases, others, ratings, begin, end, rank, intercept, WIDTH: tl.constexpr, PRECISION: tl.constexpr
-):
+def add_ratings(u, b, other, other_biases, others, ratings, begin, end, intercept, WIDTH: tl.constexpr, PRECISION: tl.constexpr):
     """Return ``Σ v vᵀ``, ``Σ r v``, ``Σ v`` and ``Σ r`` over the ratings ``begin:end``; r are the residuals of row (u, b)."""
     k = tl.arange(0, WIDTH)
     matrix = tl.zeros([WIDTH, WIDTH], tl.float32)
@@ -36,7 +34,7 @@ def add_ratings(
         t = first + tl.arange(0, TILE)
         inside = t < end
         rows = tl.load(others + t, mask=inside, other=0).to(tl.int64)
-        v = tl.load(other + rows[:, None] * rank + k[None, :], mask=inside[:, None] & (k < rank)[None, :], other=0.0)
+        v = tl.load(other + rows[:, None] * WIDTH + k[None, :], mask=inside[:, None], other=0.0)
         known = intercept + b + tl.load(other_biases + rows, mask=inside, other=0.0) + total(v * u[None, :], 1)
         residuals = tl.where(inside, tl.load(ratings + t, mask=inside, other=0.0) - known, 0.0)
         matrix = tl.dot(tl.trans(v), v, matrix, input_precision=PRECISION)
@@ -82,10 +80,10 @@ def solve(matrix, h, g, rest, n, u, b, rank, penalty, bias_penalty, WIDTH: tl.co
 
 
 @inner
-def put(own, own_biases, row, new, new_b, gain, fine, strong, gains, weak, entry, rank, WIDTH: tl.constexpr):
+def put(own, own_biases, row, new, new_b, gain, fine, strong, gains, weak, entry, WIDTH: tl.constexpr):
     """Write a row that was solved well and what that gained, or mark it."""
     k = tl.arange(0, WIDTH)
-    tl.store(own + row * rank + k, new, mask=k < tl.where(strong, rank, 0))
+    tl.store(own + row * WIDTH + k, new, mask=k < tl.where(strong, WIDTH, 0))
     tl.store(own_biases + row, new_b, mask=strong)
     tl.store(gains + entry, tl.where(fine, gain, float("inf")), mask=strong)
     tl.store(weak + entry, tl.where(strong, 0, 1))
@@ -118,10 +116,10 @@ def solve_rows(
     begin, end = tl.load(starts + entry), tl.load(starts + entry + 1)
     n = (end - begin).to(tl.float32)
     weight = n if WEIGHTED else 1.0
-    u, b, fine = old_row(own, own_biases, row, rank, WIDTH)
-    matrix, h, g, rest = add_ratings(u, b, other, other_biases, others, ratings, begin, end, rank, intercept, WIDTH, PRECISION)
+    u, b, fine = old_row(own, own_biases, row, WIDTH)
+    matrix, h, g, rest = add_ratings(u, b, other, other_biases, others, ratings, begin, end, intercept, WIDTH, PRECISION)
     new, new_b, gain, strong = solve(matrix, h, g, rest, n, u, b, rank, weight * penalty, weight * bias_penalty, WIDTH)
-    put(own, own_biases, row, new, new_b, gain, fine, strong, gains, weak, entry, rank, WIDTH)
+    put(own, own_biases, row, new, new_b, gain, fine, strong, gains, weak, entry, WIDTH)
 
 
 @jit
@@ -137,7 +135,6 @@ def sum_pieces(
     others,
     ratings,
     sums,
-    rank,
     intercept,
     PIECE: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -147,8 +144,8 @@ def sum_pieces(
     piece = tl.program_id(0).to(tl.int64)
     entry, begin = tl.load(piece_entries + piece).to(tl.int64), tl.load(piece_begins + piece)
     row, end = tl.load(rows + entry).to(tl.int64), tl.minimum(begin + PIECE, tl.load(starts + entry + 1))
-    u, b, _ = old_row(own, own_biases, row, rank, WIDTH)
-    matrix, h, g, rest = add_ratings(u, b, other, other_biases, others, ratings, begin, end, rank, intercept, WIDTH, PRECISION)
+    u, b, _ = old_row(own, own_biases, row, WIDTH)
+    matrix, h, g, rest = add_ratings(u, b, other, other_biases, others, ratings, begin, end, intercept, WIDTH, PRECISION)
     k = tl.arange(0, WIDTH)
     target = sums + piece * ((WIDTH + 3) * WIDTH)
     tl.store(target + k[:, None] * WIDTH + k[None, :], matrix)
@@ -179,7 +176,7 @@ def solve_long_rows(
     entry = tl.load(entries + tl.program_id(0)).to(tl.int64)
     row = tl.load(rows + entry).to(tl.int64)
     count = tl.load(starts + entry + 1) - tl.load(starts + entry)
-    u, b, fine = old_row(own, own_biases, row, rank, WIDTH)
+    u, b, fine = old_row(own, own_biases, row, WIDTH)
     k = tl.arange(0, WIDTH)
     matrix = tl.zeros([WIDTH, WIDTH], tl.float32)
     h, g, rest = tl.zeros([WIDTH], tl.float32), tl.zeros([WIDTH], tl.float32), b * 0.0
@@ -193,4 +190,4 @@ def solve_long_rows(
     n = count.to(tl.float32)
     weight = n if WEIGHTED else 1.0
     new, new_b, gain, strong = solve(matrix, h, g, rest, n, u, b, rank, weight * penalty, weight * bias_penalty, WIDTH)
-    put(own, own_biases, row, new, new_b, gain, fine, strong, gains, weak, entry, rank, WIDTH)
+    put(own, own_biases, row, new, new_b, gain, fine, strong, gains, weak, entry, WIDTH)

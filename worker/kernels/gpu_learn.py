@@ -11,7 +11,16 @@ import torch
 from factorstream.worker.kernels import gpu_schedule, gpu_sgd
 from factorstream.worker.kernels.api import Batch, Histories, Objective, Rates
 from factorstream.worker.kernels.gpu_language import DEVICE, INTERPRETED, next_power_of_2
-from factorstream.worker.kernels.gpu_tables import DeviceBatch, Tables, Tensor, batch_on_device, empty, full_when_short, zeros
+from factorstream.worker.kernels.gpu_tables import (
+    DeviceBatch,
+    Tables,
+    Tensor,
+    batch_on_device,
+    empty,
+    full_when_short,
+    width_of,
+    zeros,
+)
 
 
 class Runs(NamedTuple):
@@ -73,9 +82,11 @@ def _work_of(batch: Batch, n_programs: int) -> Runs | Events:
 
 
 @np.errstate(all="ignore")
-def learn(users: Tables, items: Tables, work: Runs | Events, intercept: float, objective: Objective, rates: Rates) -> Tensor:
+def learn(
+    users: Tables, items: Tables, rank: int, work: Runs | Events, intercept: float, objective: Objective, rates: Rates
+) -> Tensor:
     """Run the kernel that *work* is for; return the columns of `Scored`. Raises `Full` before anything is changed."""
-    rank, penalty = users.factors.shape[1], objective.penalty
+    penalty = objective.penalty
     numbers = rank, *map(float, (intercept, penalty.user, penalty.item, penalty.bias, *rates))
     width = width_of(rank)
     n_programs = programs(width)
@@ -84,7 +95,7 @@ def learn(users: Tables, items: Tables, work: Runs | Events, intercept: float, o
     means = work.means[0] if isinstance(work, Runs) else work.batch.user_means
     how["MEANS"] = len(means) > 0
     if isinstance(work, Runs):
-        how["maxnreg"] = REGISTERS // (a_processor(width) * 32)
+        how["maxnreg"] = most_registers(width)
         n = len(work.events)
         scored, signals = empty((4, n)), zeros((2 * n + 1,))
         runs = work.events, work.starts, *work.columns, *work.means, work.waits, work.slots, signals, signals[2 * n :], scored
@@ -104,14 +115,14 @@ REGISTERS = 1 << 16
 """Of one multiprocessor."""
 
 
-def width_of(rank: int) -> int:
-    """Return how many places a program gives to *rank* factors."""
-    return int(max(next_power_of_2(rank), 16))
-
-
 def a_processor(width: int) -> int:
     """Return how many programs, of one warp, that keep a few rows of *width* factors have room in one multiprocessor."""
     return 32 if width <= 64 else 24 if width <= 128 else 16 if width <= 512 else 8
+
+
+def most_registers(width: int) -> int:
+    """Return how many registers a thread may have so that `a_processor` programs fit; they are given out by eights."""
+    return min(REGISTERS // (a_processor(width) * 32) // 8 * 8, 255)
 
 
 @functools.cache

@@ -1,7 +1,8 @@
 """Stochastic gradient descent in Triton: exact order, many events at the same time (`gpu_schedule` says who waits for whom).
 
 Programs take work in order from a counter, so whatever a program waits for has been taken by one that runs. Every program is one
-warp, and every sum over a row's factors is made in the same layout, so that an event's bits depend on no other.
+warp, and every sum over a row's factors is made in the same layout, so that an event's bits depend on no other. For that, rows
+have WIDTH places in their tables, a power of two, with zeros behind the factors.
 """
 
 from factorstream.worker.kernels.gpu_language import NAN, fence, finite, inner, jit, least, most, tl, total
@@ -125,7 +126,6 @@ def learn_runs(
     next fence, which also makes sure that the users of the next group are read as they were left.
     """
     k = tl.arange(0, WIDTH)
-    inside = k < rank
     lanes = tl.arange(0, GROUP)
     run = tl.atomic_add(counter, 1, sem="relaxed")
     begin = tl.load(starts + run)
@@ -134,7 +134,7 @@ def learn_runs(
         item = tl.load(item_rows + begin).to(tl.int64)
         wait(signals, tl.load(waits + n_events + begin), 1)
         fence()
-        v = tl.load(items + item * rank + k, mask=inside, other=0.0)
+        v = tl.load(items + item * WIDTH + k)
         c = tl.load(item_biases + item)
         told = begin
         at = begin
@@ -150,13 +150,13 @@ def learn_runs(
             told = at
             stop = at + ready
             user = tl.load(user_rows + at).to(tl.int64)
-            next_u = tl.load(users + user * rank + k, mask=k < tl.where(at < stop, rank, 0), other=0.0)
+            next_u = tl.load(users + user * WIDTH + k)
             next_b = tl.load(user_biases + user)
             while at < stop:
                 u, b, own = next_u, next_b, user
                 after = tl.minimum(at + 1, end - 1)
                 user = tl.load(user_rows + after).to(tl.int64)
-                next_u = tl.load(users + user * rank + k, mask=k < tl.where(at + 1 < stop, rank, 0), other=0.0)
+                next_u = tl.load(users + user * WIDTH + k)
                 next_b = tl.load(user_biases + user)
                 product, user_norm, item_norm = products_of(u, v)
                 error = tl.load(ratings + at) - (intercept + b + c + product)
@@ -176,11 +176,11 @@ def learn_runs(
                 c_before = c
                 mean, bias_mean = mean_of(item_means, event, rank, WIDTH, MEANS)
                 v, c, item_moves = moved(v, u, c, step, bias_keep, bias_step, keep, mean, bias_mean)
-                tl.store(users + own * rank + k, new_u, mask=inside)
+                tl.store(users + own * WIDTH + k, new_u)
                 tl.store(user_biases + own, new_b)
                 note(scored, event, n_events, tl.where(user_moves & item_moves, error, NAN), b, c_before, product)
                 at += 1
-        tl.store(items + item * rank + k, v, mask=inside)
+        tl.store(items + item * WIDTH + k, v)
         tl.store(item_biases + item, c)
         fence()
         back = told + lanes
@@ -191,13 +191,13 @@ def learn_runs(
 
 
 @inner
-def gathered(vectors, factors, biases, others, ratings, begin, n, mean, rank, level, WIDTH: tl.constexpr, LONGEST: tl.constexpr):
+def gathered(vectors, factors, biases, others, ratings, begin, n, mean, level, WIDTH: tl.constexpr, LONGEST: tl.constexpr):
     """Copy a history's rows to *vectors* ``(LONGEST, WIDTH)``, zeros around them; return the targets: x − level − c − mean·v."""
     t, k = tl.arange(0, LONGEST), tl.arange(0, WIDTH)
     inside = t < n
     rows = tl.load(others + begin + t, mask=inside, other=0).to(tl.int64)
-    places = rows[:, None] * rank + k[None, :]
-    tile = tl.load(factors + places, mask=inside[:, None] & (k < rank)[None, :], other=0.0)
+    places = rows[:, None] * WIDTH + k[None, :]
+    tile = tl.load(factors + places, mask=inside[:, None], other=0.0)
     tl.store(vectors + t[:, None] * WIDTH + k[None, :], tile)
     targets = tl.load(ratings + begin + t, mask=inside, other=0.0) - level - tl.load(biases + rows, mask=inside, other=0.0)
     targets -= total(tile * mean[None, :], 1)
@@ -303,7 +303,6 @@ def learn_events(
     What is read for a fold-in is copied at its turn and given free at once; only the event's own rows are held to the end.
     """
     k = tl.arange(0, WIDTH)
-    inside = k < rank
     of_items = room + tl.program_id(0).to(tl.int64) * (2 * LONGEST * WIDTH)
     of_users = of_items + LONGEST * WIDTH
     j = tl.atomic_add(counter, 1, sem="relaxed")
@@ -331,7 +330,6 @@ def learn_events(
                 first,
                 n_read,
                 mean,
-                rank,
                 intercept + bias_mean,
                 WIDTH,
                 LONGEST,
@@ -345,7 +343,6 @@ def learn_events(
                 first_user,
                 n_users_read,
                 item_mean,
-                rank,
                 intercept + item_bias_mean,
                 WIDTH,
                 LONGEST,
@@ -355,8 +352,8 @@ def learn_events(
             signal_all(signals, slots, of_item, n_users_read, LONGEST)
         else:
             fence()
-        u = tl.load(users + user * rank + k, mask=inside, other=0.0)
-        v = tl.load(items + item * rank + k, mask=inside, other=0.0)
+        u = tl.load(users + user * WIDTH + k)
+        v = tl.load(items + item * WIDTH + k)
         b, c = tl.load(user_biases + user), tl.load(item_biases + item)
         product, user_norm, item_norm = products_of(u, v)
         error = tl.load(ratings + j) - (intercept + b + c + product)
@@ -387,9 +384,9 @@ def learn_events(
                 pull, m, item_penalty, bias_penalty, rate * item_heat, bias_rate * item_heat, WEIGHTED
             )
             new_v, new_c, item_moves = moved(v, u, c, step, bias_keep, bias_step, keep, item_mean, item_bias_mean)
-        tl.store(users + user * rank + k, new_u, mask=inside)
+        tl.store(users + user * WIDTH + k, new_u)
         tl.store(user_biases + user, new_b)
-        tl.store(items + item * rank + k, new_v, mask=inside)
+        tl.store(items + item * WIDTH + k, new_v)
         tl.store(item_biases + item, new_c)
         note(scored, j, n_events, tl.where(user_moves & item_moves, error, NAN), b, c, product)
         fence()

@@ -10,7 +10,6 @@ import numpy as np
 from factorstream.worker.kernels import gpu_als
 from factorstream.worker.kernels.api import F64, I32, I64, Histories, Objective, Side
 from factorstream.worker.kernels.careful import solve_carefully
-from factorstream.worker.kernels.gpu_language import next_power_of_2
 from factorstream.worker.kernels.gpu_tables import DeviceHistories, Full, Tables, Tensor, empty, histories_on_device, sent, zeros
 
 PRECISION = "ieee"
@@ -78,12 +77,12 @@ def _rows_of(histories: Histories) -> Rows:
     return Rows(histories_on_device(histories), histories.starts, counts, short[np.argsort(-counts[short], kind="stable")], long)
 
 
-def solve(own: Tables, other: Tables, rows: I32, work: Rows, intercept: float, objective: Objective, of_users: bool) -> F64:
+def solve(
+    own: Tables, other: Tables, rank: int, rows: I32, work: Rows, intercept: float, objective: Objective, of_users: bool
+) -> F64:
     """Solve all *rows*; return by how much each lowered the objective. Raises `Full` before anything is changed."""
     penalty = objective.penalty
-    numbers = Numbers(
-        own.factors.shape[1], float(intercept), float(penalty.on(users=of_users)[0]), float(penalty.bias), bool(penalty.weighted)
-    )
+    numbers = Numbers(rank, float(intercept), float(penalty.on(users=of_users)[0]), float(penalty.bias), bool(penalty.weighted))
     there, gains, weak = sent(rows, np.int32), empty((len(rows),)).zero_(), zeros((len(rows),))
     if numbers.penalty > 0:
         _solve_fast(own, other, there, work, numbers, gains, weak)
@@ -100,8 +99,8 @@ def solve(own: Tables, other: Tables, rows: I32, work: Rows, intercept: float, o
 def _solve_fast(own: Tables, other: Tables, rows: Tensor, work: Rows, numbers: Numbers, gains: Tensor, weak: Tensor) -> None:
     """Solve rows that hold something in float32; mark those that need more in *weak*."""
     rank, intercept, penalty, bias_penalty, weighted = numbers
-    width = max(next_power_of_2(rank), 16)
-    how: dict[str, Any] = {"WIDTH": width, "num_warps": max(1, min(8, width * width // 1024))}
+    width = own.factors.shape[1]
+    how: dict[str, Any] = {"WIDTH": width, "num_warps": warps(width)}
     short, sums = sent(work.short, np.int32), _room_for_sums(work, width)
     if len(short):
         gpu_als.solve_rows[(len(short),)](
@@ -126,7 +125,7 @@ def _solve_fast(own: Tables, other: Tables, rows: Tensor, work: Rows, numbers: N
         begins = work.starts[piece_entries] + (np.arange(len(piece_entries)) - np.repeat(firsts, pieces)) * PIECE
         places = sent(piece_entries, np.int32), sent(begins, np.int64)
         gpu_als.sum_pieces[(len(piece_entries),)](
-            *own, *other, rows, *places, *work.histories, sums, rank, intercept, PIECE=PIECE, PRECISION=PRECISION, **how
+            *own, *other, rows, *places, *work.histories, sums, intercept, PIECE=PIECE, PRECISION=PRECISION, **how
         )
         places = sent(entries, np.int32), sent(firsts, np.int32)
         gpu_als.solve_long_rows[(len(entries),)](
@@ -144,6 +143,11 @@ def _solve_fast(own: Tables, other: Tables, rows: Tensor, work: Rows, numbers: N
             PIECE=PIECE,
             **how,
         )
+
+
+def warps(width: int) -> int:
+    """Return how many warps share a row's matrix of *width* rows: 32 numbers a thread, or 64."""
+    return max(1, min(8, width * width // 1024))
 
 
 def _room_for_sums(work: Rows, width: int) -> Tensor:
@@ -177,10 +181,10 @@ def _solve_carefully(own: Tables, other: Tables, row: int, entry: int, work: Row
     part = slice(*work.starts[entry : entry + 2].tolist())
     others, ratings = work.histories.others[part].long(), work.histories.ratings[part].cpu().numpy()
     n = len(ratings)
-    mine = Side(*(table[row : row + 1].cpu().numpy().copy() for table in own))
-    met = Side(*(table[others].cpu().numpy() for table in other))
+    mine = Side(own.factors[row : row + 1, : numbers.rank].cpu().numpy().copy(), own.biases[row : row + 1].cpu().numpy().copy())
+    met = Side(other.factors[others, : numbers.rank].cpu().numpy(), other.biases[others].cpu().numpy())
     history = Histories(np.array([0, n]), np.arange(n, dtype=np.int32), ratings)
     gain = solve_carefully(mine, met, 0, history, numbers.intercept, *numbers.of(n))
-    for table, values in zip(own, mine, strict=True):
-        table[row : row + 1] = sent(values, np.float32)
+    own.factors[row, : numbers.rank] = sent(mine.factors[0], np.float32)
+    own.biases[row : row + 1] = sent(mine.biases, np.float32)
     return gain

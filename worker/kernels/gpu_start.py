@@ -15,8 +15,8 @@ def splitmix64(counter):
 
 
 @jit
-def fill(factors, biases, start, first, n_places, rank, deviation):
-    """Fill the rows of *factors*, the first of which is row *first*; *start* points at the 64 bits of seed and stream."""
+def fill(factors, biases, start, first, n_places, rank, deviation, WIDTH: tl.constexpr):
+    """Fill rows of WIDTH places, the first of which is row *first*; *start* points at the 64 bits of seed and stream."""
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     k = place % rank
     key = splitmix64(tl.load(start).to(tl.uint64, bitcast=True) ^ (place // rank + first).to(tl.uint64))
@@ -26,5 +26,5 @@ def fill(factors, biases, start, first, n_places, rank, deviation):
     radius = deviation * tl.sqrt(-2.0 * tl.log(uniform))
     value = radius * tl.where(k % 2 == 0, tl.cos(angle), tl.sin(angle))
     inside = place < n_places
-    tl.store(factors + place, value.to(tl.float32), mask=inside)
+    tl.store(factors + place // rank * WIDTH + k, value.to(tl.float32), mask=inside)
     tl.store(biases + place // rank, 0.0, mask=inside & (k == 0))

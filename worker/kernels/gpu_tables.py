@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from factorstream.worker.kernels.api import F32, Batch, Histories, Side
-from factorstream.worker.kernels.gpu_language import DEVICE
+from factorstream.worker.kernels.gpu_language import DEVICE, next_power_of_2
 
 Tensor: TypeAlias = Any
 """torch's; its types are looked at nowhere, so that it need not be installed."""
@@ -62,10 +62,16 @@ def sent(column: NDArray[Any], dtype: Any) -> Tensor:
     return target.copy_(torch.from_numpy(column))
 
 
+def width_of(rank: int) -> int:
+    """Return how many places a row of *rank* factors has on the device."""
+    return int(max(next_power_of_2(rank), 16))
+
+
 class Tables(NamedTuple):
     """A `Side` on the device."""
 
     factors: Tensor
+    """``(rows, width_of(K))``, zero behind the factors."""
     biases: Tensor
 
 
@@ -134,8 +140,8 @@ class Resident(Side):
         if not len(rows):
             return
         chosen = torch.from_numpy(rows).to(DEVICE)
-        for here, there in zip(self, self.tables, strict=True):
-            here[rows] = there[chosen].cpu().numpy()
+        self.factors[rows] = self.tables.factors[chosen, : self.factors.shape[1]].cpu().numpy()
+        self.biases[rows] = self.tables.biases[chosen].cpu().numpy()
         self._newer[rows] = False
 
     def send(self, rows: slice | NDArray[Any]) -> None:
@@ -145,13 +151,11 @@ class Resident(Side):
         if not len(chosen):
             return
         whole = slice(int(chosen[0]), int(chosen[-1]) + 1)
-        if whole.stop - whole.start == len(chosen):
-            for here, there in zip(self, self.tables, strict=True):
-                there[whole].copy_(sent(here[whole], np.float32))
-        else:
-            places = sent(chosen, np.int64)
-            for here, there in zip(self, self.tables, strict=True):
-                there[places] = sent(here[chosen], np.float32)
+        rank, packed = self.factors.shape[1], whole.stop - whole.start == len(chosen)
+        places: Any = whole if packed else sent(chosen, np.int64)
+        rows = whole if packed else chosen
+        self.tables.factors[places, :rank] = sent(self.factors[rows], np.float32)
+        self.tables.biases[places] = sent(self.biases[rows], np.float32)
         self._newer[chosen] = False
 
     def _grow(self, n: int) -> None:
@@ -166,7 +170,7 @@ class Resident(Side):
         self._newer = np.append(self._newer[: self.n], np.zeros(len(new.biases) - self.n, np.bool_))
 
     def _room(self, n_rows: int) -> Tables:
-        return Tables(empty((n_rows, self.factors.shape[1])), empty((n_rows,)))
+        return Tables(empty((n_rows, width_of(self.factors.shape[1]))).zero_(), empty((n_rows,)))
 
 
 def batch_on_device(batch: Batch) -> DeviceBatch:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.meta import Link, link
+from factorstream.prediction import Link, link
 from factorstream.rating import STEP_TOLERANCE
 from factorstream.worker.kernels.api import Loss, LossName
 from factorstream.worker.model import cuts

@@ -13,7 +13,8 @@ from factorstream import InvalidModelName, Meta, UnreadableValue, keys
 from factorstream.blocks import VERSIONS, pack_block, pack_versions, unpack_block, unpack_versions
 from factorstream.embedding import pack_many, unpack
 from factorstream.fence import Fence, pack_fence, unpack_fence
-from factorstream.meta import category_probabilities, link, pack_meta, unpack_meta
+from factorstream.meta import pack_meta, unpack_meta
+from factorstream.prediction import category_probabilities, link
 from factorstream.seen import pack_seen, unpack_seen
 
 GOLDEN = json.loads((Path(__file__).parents[3] / "schemas" / "golden.json").read_text())

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factorstream.meta import category_probabilities
+from factorstream.prediction import category_probabilities
 from factorstream.worker.kernels.api import Loss
 from factorstream.worker.kernels.cuts import LEAST_GAP
 from factorstream.worker.model import cuts

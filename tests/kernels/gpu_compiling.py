@@ -1,0 +1,85 @@
+"""Compile every kernel of the GPU's for an H200, which needs no GPU; print what became of each, one JSON object a line.
+
+A program of its own: Triton either compiles or interprets. ``TRITON_INTERPRET=0`` is to be set.
+"""
+
+import inspect
+import json
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from factorstream.worker.kernels import gpu_als, gpu_sgd, gpu_solve, gpu_start
+
+INTEGERS = {"rank", "n_events", "n_user_reads", "first", "n_places"}
+LONG = {"user_starts", "item_starts", "starts", "piece_begins", "start"}
+NUMBERS = {"intercept", "rate", "bias_rate", "decay", "power", "deviation"}
+COLUMNS = {"rows", "entries", "counts", "waits", "slots", "signals", "counter", "others", "events", "weak", "firsts"}
+
+
+def compiled(kernel, warps, *, even=True, **constants):
+    """Compile *kernel* as it is for torch's tensors, and for a rank that 16 divides if that is *even*."""
+    function = kernel.fn
+    names, signature = list(inspect.signature(function).parameters), {}
+    for name in names:
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name in INTEGERS:
+            signature[name] = "i32"
+        elif name in NUMBERS or name.endswith("penalty"):
+            signature[name] = "fp32"
+        elif name in LONG and not (name == "starts" and function.__name__ == "learn_runs"):
+            signature[name] = "*i64"
+        elif name.split("_")[-1] in COLUMNS or name == "starts":
+            signature[name] = "*i32"
+        else:
+            signature[name] = "*fp32"
+    even_names = [name for name in names if signature[name][0] == "*" or (even and name == "rank")]
+    source = ASTSource(
+        fn=kernel,
+        signature=signature,
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in even_names},
+    )
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps, "enable_fp_fusion": False})
+
+
+def report(kernel, warps, *, even=True, **constants):
+    made = compiled(kernel, warps, even=even, **constants)
+    told = {"kernel": kernel.fn.__name__, "even": even, **constants, **resources(made), "sums": sums(made, constants["WIDTH"])}
+    print(json.dumps(told), flush=True)
+
+
+def resources(made):
+    """Return registers and bytes of stack of a thread."""
+    tool = next(Path(triton.__file__).parent.glob("backends/nvidia/bin/cuobjdump"))
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(made.asm["cubin"])
+        file.flush()
+        told = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True).stdout
+    return {"registers": int(re.search(r"REG:(\d+)", told)[1]), "stack": int(re.search(r"STACK:(\d+)", told)[1])}
+
+
+def sums(made, width):
+    """Return the layouts in which float32 vectors of *width* numbers are summed."""
+    text = made.asm["ttgir"]
+    layouts = dict(re.findall(r"^(#\w+) = (#ttg\.blocked<.*>)", text, flags=re.MULTILINE))
+    found = re.findall(rf"addf.*?\n.*?\n\s*}}\) : \(tensor<{width}xf32, (#\w+)>\) -> f32", text)
+    return sorted({layouts[name] for name in found})
+
+
+for width, means, even in ((64, False, True), (64, True, True), (64, False, False), (128, True, True)):
+    report(gpu_sgd.learn_runs, 1, even=even, WEIGHTED=False, MEANS=means, WIDTH=width)
+    for longest in (1, 16):
+        report(gpu_sgd.learn_events, 1, even=even, WEIGHTED=False, MEANS=means, WIDTH=width, LONGEST=longest)
+for width in (16, 64):
+    for precision in ("ieee", "tf32x3"):
+        report(gpu_als.solve_rows, gpu_solve.warps(width), WEIGHTED=False, WIDTH=width, PRECISION=precision)
+    report(gpu_als.sum_pieces, gpu_solve.warps(width), WIDTH=width, PIECE=gpu_solve.PIECE, PRECISION=gpu_solve.PRECISION)
+    report(gpu_als.solve_long_rows, gpu_solve.warps(width), WEIGHTED=True, WIDTH=width, PIECE=gpu_solve.PIECE)
+print(json.dumps({"kernel": "fill", **resources(compiled(gpu_start.fill, 4, WIDTH=64))}))

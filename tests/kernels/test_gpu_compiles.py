@@ -1,0 +1,42 @@
+"""The GPU's kernels compile for an H200, here: types, registers, and the order in which they add."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from factorstream.worker.kernels import gpu_learn
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    """Return what `gpu_compiling` tells of each kernel that it compiled."""
+    command = [sys.executable, "-m", "tests.kernels.gpu_compiling"]
+    compiled = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "TRITON_INTERPRET": "0"})
+    assert compiled.returncode == 0, compiled.stderr[-2000:]
+    return [json.loads(line) for line in compiled.stdout.splitlines()]
+
+
+def test_every_kernel_compiles(kernels):
+    names = {"learn_runs", "learn_events", "solve_rows", "sum_pieces", "solve_long_rows", "fill"}
+    assert {kernel["kernel"] for kernel in kernels} == names
+
+
+def test_programs_that_wait_for_each_other_fit_into_a_processor_together(kernels):
+    for kernel in kernels:
+        if kernel["kernel"] == "learn_runs":
+            assert kernel["registers"] <= gpu_learn.most_registers(kernel["WIDTH"])
+    for width in (16, 32, 64, 128, 256, 512, 1024):
+        given_out = -(-gpu_learn.most_registers(width) // 8) * 8
+        assert gpu_learn.a_processor(width) * 32 * given_out <= gpu_learn.REGISTERS
+
+
+def test_an_event_is_summed_in_one_order_by_every_kernel(kernels):
+    layouts = {}
+    for kernel in kernels:
+        if kernel["kernel"].startswith("learn"):
+            assert kernel["sums"]
+            layouts.setdefault((kernel["WIDTH"], kernel["even"]), set()).update(kernel["sums"])
+    assert all(len(found) == 1 for found in layouts.values()), layouts

@@ -1,0 +1,117 @@
+"""Tables on a device: the host's arrays follow when they are read, and what does not fit is learned all the same."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from factorstream.worker.kernels import available_kernels, cpu, gpu, gpu_tables
+from factorstream.worker.kernels.api import Objective, Penalty, Rates
+from factorstream.worker.model.factors import Factors
+from tests.kernels.problems import batch_of, copied, histories_of, side
+
+OBJECTIVE, RATES = Objective(Penalty(0.1, 0.1, 0.1, False)), Rates(0.05, 0.05, 0.0)
+EVENTS = [(n % 5, n * 7 % 4, 3.0 + n % 3) for n in range(24)]
+
+
+def learn(kernels, users, items, batch):
+    return kernels.sgd(users, items, batch, intercept=3.0, objective=OBJECTIVE, rates=RATES)
+
+
+def solve(kernels, own, other, histories):
+    rows = np.arange(len(histories.starts) - 1, dtype=np.int32)
+    return kernels.als(own, other, rows, histories, intercept=3.0, objective=OBJECTIVE, of_users=True)
+
+
+def problem(rank=6):
+    rng = np.random.default_rng(0)
+    return side(rng, 5, rank), side(rng, 4, rank)
+
+
+def bytes_of(*sides):
+    return [table.tobytes() for one in sides for table in one]
+
+
+@pytest.mark.parametrize("fold_in", [0, 4])
+def test_what_is_held_learns_as_what_is_copied_each_time(fold_in):
+    users, items = problem()
+    batch = batch_of(EVENTS, fold_in)
+    expected_users, expected_items = copied(users), copied(items)
+    expected = learn(gpu, expected_users, expected_items, batch)
+    before = bytes_of(users, items)
+    held_users, held_items = gpu.hold(users, 5), gpu.hold(items, 4)
+    scored = learn(gpu, held_users, held_items, gpu.keep(batch))
+    assert bytes_of(users, items) == before
+    held_users.fetch()
+    held_items.fetch()
+    assert bytes_of(users, items) == bytes_of(expected_users, expected_items)
+    assert np.stack(scored).tobytes() == np.stack(expected).tobytes()
+
+
+@pytest.mark.parametrize("kernels", available_kernels(), ids=lambda kernels: kernels.name)
+def test_a_model_grows_where_kernels_learn_and_is_read_where_it_is_asked_for(kernels):
+    factors, expected = Factors(4, seed=3, stream=1), Factors(4, seed=3, stream=1)
+    others, expected_others = Factors(4, seed=3, stream=0), Factors(4, seed=3, stream=0)
+    for n in (2, 5, 40):
+        for one, set_ in ((factors, kernels), (others, kernels), (expected, cpu), (expected_others, cpu)):
+            one.grow(n, set_, 0.1)
+        batch = batch_of([(n - 1, n - 2, 4.0), (0, n - 1, 2.0), (n - 1, 0, 3.0)], 0)
+        learn(kernels, factors.on(kernels), others.on(kernels), batch)
+        learn(cpu, expected.on(cpu), expected_others.on(cpu), batch)
+        np.testing.assert_allclose(factors.factors, expected.factors, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(others.biases, expected_others.biases, rtol=1e-4, atol=1e-5)
+        change = np.full((2, 5), 0.25, np.float32)
+        factors.add(np.array([0, n - 1]), change)
+        expected.add(np.array([0, n - 1]), change)
+
+
+def test_a_restored_model_is_the_checkpoint_whatever_was_learned_before():
+    factors, others = Factors(3, seed=0, stream=0), Factors(3, seed=0, stream=1)
+    factors.grow(4, gpu, 0.1)
+    others.grow(4, gpu, 0.1)
+    learn(gpu, factors.on(gpu), others.on(gpu), batch_of([(0, 0, 4.0)], 0))
+    rows, biases = np.arange(12, dtype=np.float32).reshape(4, 3), np.ones(4, np.float32)
+    factors.restore(rows, biases)
+    solve(gpu, others.on(gpu), factors.on(gpu), histories_of([[(2, 4.0)]]))
+    assert factors.factors.tobytes() == rows.tobytes()
+    other = Factors(3, seed=0, stream=1)
+    other.grow(4, cpu, 0.1)
+    solve(cpu, other.side, factors.on_host, histories_of([[(2, 4.0)]]))
+    np.testing.assert_allclose(others.factors[0], other.factors[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("most_bytes", [1 << 16, 2000, 600, 100, 0])
+def test_short_memory_changes_what_is_said_and_nothing_that_is_learned(monkeypatch, caplog, most_bytes):
+    events = [(n % 5, n * 7 % 4, 3.0 + n % 3) for n in range(150)]
+    histories = histories_of([[(m, 3.0 + m) for m in range(n % 4)] for n in range(5)])
+    users, items = problem()
+    expected_users, expected_items = copied(users), copied(items)
+    expected = learn(cpu, expected_users, expected_items, batch_of(events, 0))
+    expected_gains = solve(cpu, expected_users, expected_items, histories)
+    held_users, held_items = gpu.hold(users, 2), gpu.hold(items, 4)
+    monkeypatch.setattr(gpu_tables, "most_bytes", most_bytes)
+    with caplog.at_level(logging.WARNING):
+        scored = learn(gpu, gpu.hold(held_users, 5), held_items, gpu.keep(batch_of(events, 0)))
+        gains = solve(gpu, held_users, held_items, histories)
+    held_users.fetch()
+    held_items.fetch()
+    for one, other in zip((*users, *items), (*expected_users, *expected_items), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(np.stack(scored), np.stack(expected), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(gains, expected_gains, rtol=1e-3, atol=1e-4)
+    assert ("GPU" in caplog.text) == (most_bytes < 1 << 16)
+
+
+def test_what_the_device_does_not_know_is_learned_by_the_processor():
+    users, items = problem()
+    expected_users, expected_items = copied(users), copied(items)
+    objective = Objective(Penalty(0.1, 0.1, 0.1, False, l1_user=0.2))
+    batch = batch_of(EVENTS, 3)
+    held = gpu.hold(users, 5), gpu.hold(items, 4)
+    gpu.sgd(*held, batch, intercept=3.0, objective=objective, rates=RATES)
+    cpu.sgd(expected_users, expected_items, batch, intercept=3.0, objective=objective, rates=RATES)
+    learn(gpu, *held, batch)
+    learn(cpu, expected_users, expected_items, batch)
+    for one in held:
+        one.fetch()
+    np.testing.assert_allclose(users.factors, expected_users.factors, rtol=1e-3, atol=1e-4)
