@@ -23,12 +23,14 @@ from factorstream.errors import (
     InvalidModelName,
     ModelNotFound,
     NoProbabilities,
+    NoUncertainty,
     ProducerUnavailable,
     ReaderUnavailable,
     UnreadableValue,
 )
 from factorstream.ranking import Ranking
 from factorstream.rating import Event, ForgetUser, Rating, RemoveItem, Unrate
+from factorstream.uncertainty import Estimate, Uncertainty
 
 if TYPE_CHECKING:
     from factorstream.meta import Meta
@@ -39,6 +41,7 @@ __all__ = [
     "DecodeError",
     "DeliveryFailed",
     "Embedding",
+    "Estimate",
     "Event",
     "FactorstreamError",
     "ForgetUser",
@@ -48,6 +51,7 @@ __all__ = [
     "Meta",
     "ModelNotFound",
     "NoProbabilities",
+    "NoUncertainty",
     "Producer",
     "ProducerUnavailable",
     "Ranking",
@@ -55,6 +59,7 @@ __all__ = [
     "Reader",
     "ReaderUnavailable",
     "RemoveItem",
+    "Uncertainty",
     "Unrate",
     "UnreadableValue",
     "Version",

@@ -88,13 +88,27 @@ def pack_many(
         vectors: ``(n, K + 2)``: K factors, then ``b, 1`` for users or ``1, c`` for items.
         n_ratings, timestamps_ms: ``(n,)``.
     """
-    n, width = vectors.shape
+    version = Version(epoch, position)
+    return pack_rows(vectors, n_ratings, timestamps_ms, magic=MAGIC, rank=vectors.shape[1] - 2, version=version)
+
+
+def pack_rows(
+    numbers: NDArray[np.float32],
+    n_ratings: NDArray[np.uint32],
+    timestamps_ms: NDArray[np.int64],
+    *,
+    magic: bytes,
+    rank: int,
+    version: Version,
+) -> list[bytes]:
+    """Pack rows of any float32 *numbers* behind the header of embeddings, with the *magic* that tells what they are."""
+    n, width = numbers.shape
     rows = np.zeros(n, np.dtype([("header", HEADER), ("numbers", "<f4", (width,))]))
     header = rows["header"]
-    header["magic"], header["layout"], header["dtype"] = MAGIC, LAYOUT, FLOAT32
-    header["rank"], header["epoch"], header["position"] = width - 2, epoch, position
+    header["magic"], header["layout"], header["dtype"] = magic, LAYOUT, FLOAT32
+    header["rank"], header["epoch"], header["position"] = rank, *version
     header["n_ratings"], header["timestamp_ms"] = n_ratings, timestamps_ms
-    rows["numbers"] = vectors
+    rows["numbers"] = numbers
     packed, size_bytes = rows.tobytes(), rows.itemsize
     return [packed[start : start + size_bytes] for start in range(0, n * size_bytes, size_bytes)]
 
@@ -119,12 +133,19 @@ class Header(NamedTuple):
 
 def read_header(value: bytes) -> Header:
     """Read and check the header and the length of an embedding. Raises `UnreadableValue`."""
-    if len(value) < HEADER_BYTES or value[:4] != MAGIC:
-        raise UnreadableValue(f"{len(value)} bytes that begin with {value[:4]!r} are no embedding (those begin with {MAGIC!r})")
-    _, layout, dtype, _, rank, n_ratings, position, timestamp_ms, epoch, _ = _HEADER.unpack_from(value)
-    check_layout(layout, dtype)
+    header = begin(value, MAGIC, "embedding")
+    dtype, rank = header.dtype, header.rank
     if len(value) != HEADER_BYTES + row_bytes(rank, dtype):
         raise UnreadableValue(f"an embedding of rank {rank} as {DTYPE_NAMES[dtype]} cannot have {len(value)} bytes: it is cut")
+    return header
+
+
+def begin(value: bytes, magic: bytes, kind: str) -> Header:
+    """Read and check the header of a value that begins with *magic*; *kind*: what it is called. Raises `UnreadableValue`."""
+    if len(value) < HEADER_BYTES or value[:4] != magic:
+        raise UnreadableValue(f"{len(value)} bytes that begin with {value[:4]!r} are no {kind} (those begin with {magic!r})")
+    _, layout, dtype, _, rank, n_ratings, position, timestamp_ms, epoch, _ = _HEADER.unpack_from(value)
+    check_layout(layout, dtype)
     return Header(dtype, rank, n_ratings, position, timestamp_ms, epoch)
 
 

@@ -48,6 +48,10 @@ class NoProbabilities(FactorstreamError):
     """A model whose loss gives a number for a pair, and no probability of each rating."""
 
 
+class NoUncertainty(FactorstreamError):
+    """A model that is published without how sure it is."""
+
+
 class ReaderUnavailable(FactorstreamError):
     """Redis does not answer."""
 

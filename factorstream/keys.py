@@ -40,6 +40,16 @@ def seen_prefix(model: str, bucket: int) -> str:
     return f"fs:{{{model}.{bucket}}}:s:"
 
 
+def user_uncertainty_prefix(model: str, bucket: int) -> str:
+    """Return what stands before a user's id in the key of that user's uncertainty."""
+    return f"fs:{{{model}.{bucket}}}:vu:"
+
+
+def item_uncertainty_prefix(model: str, bucket: int) -> str:
+    """Return what stands before an item's id in the key of that item's uncertainty."""
+    return f"fs:{{{model}.{bucket}}}:vi:"
+
+
 def user_key(model: str, user_id: str, n_buckets: int = 1) -> str:
     """Return the key of a user's embedding."""
     return user_prefix(model, bucket_of(user_id, n_buckets)) + user_id
@@ -53,6 +63,16 @@ def item_key(model: str, item_id: str, n_buckets: int = 1) -> str:
 def seen_key(model: str, user_id: str, n_buckets: int = 1) -> str:
     """Return the key of a user's seen items."""
     return seen_prefix(model, bucket_of(user_id, n_buckets)) + user_id
+
+
+def user_uncertainty_key(model: str, user_id: str, n_buckets: int = 1) -> str:
+    """Return the key of a user's uncertainty."""
+    return user_uncertainty_prefix(model, bucket_of(user_id, n_buckets)) + user_id
+
+
+def item_uncertainty_key(model: str, item_id: str, n_buckets: int = 1) -> str:
+    """Return the key of an item's uncertainty."""
+    return item_uncertainty_prefix(model, bucket_of(item_id, n_buckets)) + item_id
 
 
 def block_key(model: str, number: int, n_buckets: int = 1) -> str:

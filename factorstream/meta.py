@@ -11,6 +11,20 @@ from factorstream.errors import UnreadableValue
 from factorstream.prediction import Link
 
 
+class Priors(msgspec.Struct, frozen=True, kw_only=True):
+    """How sure a model is of what it has not seen, in units of the ratings."""
+
+    user: tuple[float, float]
+    """Variance of each factor, and of the bias, of a user of whom nothing is known …"""
+    item: tuple[float, float]
+    """… and of such an item."""
+    noise: float
+    """Variance of a rating whose rows are known exactly."""
+    surprise: float
+    """By how much the squares of errors exceed what is expected of them: a rating's variance is
+    ``surprise × (noise + deviation²)``, with the deviation of an `Estimate`."""
+
+
 class Meta(msgspec.Struct, frozen=True, kw_only=True):
     """What a reader must know of a model. Unknown fields are ignored, so a newer worker may say more."""
 
@@ -31,6 +45,8 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     intercept: float
     range: tuple[float, float] | None = None
     """Smallest and largest rating, for clients that clip; None when unknown."""
+    uncertainty: Priors | None = None
+    """There where uncertainties are published."""
     n_users: int
     n_items: int
     n_buckets: int = 1
@@ -47,10 +63,12 @@ _DECODER = msgspec.json.Decoder(Meta)
 
 
 def pack_meta(meta: Meta) -> bytes:
-    """Return *meta* as JSON; what only ordinal models have is left out of others'."""
+    """Return *meta* as JSON; what only some models have is left out of others'."""
     said = msgspec.structs.asdict(meta)
     if not meta.cuts:
         del said["categories"], said["cuts"]
+    if meta.uncertainty is None:
+        del said["uncertainty"]
     return _ENCODER.encode(said)
 
 

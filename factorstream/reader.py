@@ -24,11 +24,12 @@ from factorstream import keys
 from factorstream.blocks import VERSIONS, unpack_block, unpack_versions
 from factorstream.catalogue import Catalogue
 from factorstream.embedding import Embedding, Side, Version, unpack
-from factorstream.errors import InvalidAddress, ModelNotFound, NoProbabilities, ReaderUnavailable
-from factorstream.meta import Meta, unpack_meta
+from factorstream.errors import InvalidAddress, ModelNotFound, NoProbabilities, NoUncertainty, ReaderUnavailable
+from factorstream.meta import Meta, Priors, unpack_meta
 from factorstream.prediction import category_probabilities, link
 from factorstream.ranking import Ranking
 from factorstream.seen import unpack_seen
+from factorstream.uncertainty import Estimate, Uncertainty, score_variances, unpack_uncertainty
 
 F64 = NDArray[np.float64]
 
@@ -82,6 +83,47 @@ class Reader:
         An unknown user or item counts as an average one: the intercept and the other side's bias.
         """
         return _predictions(*self._pairs(user_id, item_ids))
+
+    def predict_with_uncertainty(self, user_id: str, item_ids: Sequence[str]) -> list[Estimate]:
+        """Return what `predict` does with the standard deviation of each, so that a client can explore; one round trip likewise.
+
+        An unknown user or item is as uncertain as the prior. Raises `NoUncertainty` for a model that is published without.
+        """
+        meta, (user_value, user_doubt, *values) = self._fetch(
+            lambda n_buckets: [
+                keys.user_key(self.model, user_id, n_buckets),
+                keys.user_uncertainty_key(self.model, user_id, n_buckets),
+                *self._item_keys(item_ids, n_buckets),
+                *(keys.item_uncertainty_key(self.model, item_id, n_buckets) for item_id in item_ids),
+            ]
+        )
+        priors = self._priors(meta)
+        n = len(item_ids)
+        user = _embedding(meta, "user", user_id, user_value)
+        items = [_embedding(meta, "item", item_id, value) for item_id, value in zip(item_ids, values[:n], strict=True)]
+        doubts = [_uncertainty(meta, "item", item_id, value) for item_id, value in zip(item_ids, values[n:], strict=True)]
+        variances = score_variances(
+            _factors(meta, [user])[0],
+            _variances(meta, priors.user, [_uncertainty(meta, "user", user_id, user_doubt)])[0],
+            _factors(meta, items),
+            _variances(meta, priors.item, doubts),
+        )
+        return list(map(Estimate, _predictions(meta, user, items), np.sqrt(variances).tolist()))
+
+    def user_uncertainty(self, user_id: str) -> Uncertainty | None:
+        """Return how sure the model is of the user's row; None for a user never seen.
+
+        Raises `NoUncertainty` for a model that is published without.
+        """
+        meta, (value,) = self._fetch(lambda n_buckets: [keys.user_uncertainty_key(self.model, user_id, n_buckets)])
+        self._priors(meta)
+        return _uncertainty(meta, "user", user_id, value)
+
+    def item_uncertainty(self, item_id: str) -> Uncertainty | None:
+        """Return how sure the model is of the item's row, likewise."""
+        meta, (value,) = self._fetch(lambda n_buckets: [keys.item_uncertainty_key(self.model, item_id, n_buckets)])
+        self._priors(meta)
+        return _uncertainty(meta, "item", item_id, value)
 
     def probabilities(self, user_id: str, item_ids: Sequence[str]) -> list[dict[float, float]]:
         """Return how likely each rating of each item is, ``{rating: probability}``; of ordinal and logistic models (`Meta.link`).
@@ -205,6 +247,14 @@ class Reader:
         user = _embedding(meta, "user", user_id, values[0])
         return meta, user, [_embedding(meta, "item", item_id, value) for item_id, value in zip(item_ids, values[1:], strict=True)]
 
+    def _priors(self, meta: Meta) -> Priors:
+        if meta.uncertainty is None:
+            raise NoUncertainty(
+                f"model {self.model!r} is published without how sure it is: "
+                "set publish.uncertainty = true, which model.learner = posterior can"
+            )
+        return meta.uncertainty
+
     def _item_keys(self, item_ids: Sequence[str], n_buckets: int) -> list[str]:
         return [keys.item_key(self.model, item_id, n_buckets) for item_id in item_ids]
 
@@ -257,6 +307,22 @@ def _embedding(meta: Meta, side: Side, row_id: str, value: bytes | None) -> Embe
     """Read a row; one of another rank was left by an earlier model, and counts as none."""
     embedding = unpack(row_id, side, value) if value is not None else None
     return embedding if embedding is not None and len(embedding.vector) == meta.rank else None
+
+
+def _uncertainty(meta: Meta, side: Side, row_id: str, value: bytes | None) -> Uncertainty | None:
+    """Read how sure the model is of a row; of another rank it counts as none, too."""
+    uncertainty = unpack_uncertainty(row_id, side, value) if value is not None else None
+    return uncertainty if uncertainty is not None and len(uncertainty.variances) == meta.rank + 1 else None
+
+
+def _factors(meta: Meta, rows: Sequence[Embedding | None]) -> F64:
+    return _matrix([row.vector if row else np.zeros(meta.rank, np.float32) for row in rows], meta.rank)
+
+
+def _variances(meta: Meta, prior: tuple[float, float], rows: Sequence[Uncertainty | None]) -> F64:
+    """Return the variances of *rows*, ``(n, K + 1)``; those of the *prior*, of a factor and of the bias, where there is none."""
+    unknown = np.append(np.full(meta.rank, prior[0], np.float32), np.float32(prior[1]))
+    return _matrix([row.variances if row else unknown for row in rows], meta.rank + 1)
 
 
 def _average(side: Side, rank: int) -> NDArray[np.float32]:

@@ -267,6 +267,9 @@ class Publish(Section):
     """Between publications; longer under lag, so that at most a tenth of the time is spent publishing."""
     seen_items: int = Field(256, ge=0)
     """Newest rated items kept for each user, for readers that leave them out; 0: none."""
+    uncertainty: bool = False
+    """Whether to write the variances of each row's numbers beside it, for readers that want to know how sure a prediction is;
+    model.learner = "posterior" alone knows."""
     block_bytes_per_s: float = Field(8e6, gt=0)
     """Budget for blocks of items, which readers rank all items with."""
 
@@ -332,6 +335,7 @@ class Settings(Section):
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
         solved, gaussian = "its rows are solved by linear equations", "its rows are Gaussian"
+        unsure = "its rows are points, and only learner = 'posterior' knows how sure it is of them"
         lasso = self.als.l1_user or self.als.l1_item
         for chosen, key, is_set, why in (
             ("loss = 'implicit'", "als.l1_user or als.l1_item", lasso, solved),
@@ -339,6 +343,7 @@ class Settings(Section):
             ("learner = 'posterior'", "model.nonnegative = true", self.model.nonnegative, gaussian),
             ("learner = 'posterior'", "als.l1_user or als.l1_item", lasso, gaussian),
             ("learner = 'posterior'", "sgd.optimizer", self.sgd.optimizer != "sgd", solved),
+            ("learner = 'sgd'", "publish.uncertainty = true", self.publish.uncertainty, unsure),
         ):
             if is_set and chosen in (f"loss = {self.model.loss!r}", f"learner = {self.model.learner!r}"):
                 raise ValueError(f"{key} does not go with model.{chosen}: {why}; leave it out")

@@ -107,6 +107,8 @@ class Embeddings:
     n_ratings: NDArray[np.uint32]
     timestamps_ms: NDArray[np.int64]
     """Newest rating of each row."""
+    variances: NDArray[np.float32] | None = None
+    """``(n, K + 1)``, of the factors and of the bias: how sure the model is; None where that is not published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ class Publication:
     seen: SeenItems
     blocks: Sequence[Block]
     removed_users: Sequence[str]
-    """Forgotten: their embedding and seen items are deleted."""
+    """Forgotten: their embedding, its uncertainty and seen items are deleted."""
     removed_items: Sequence[str]
     meta: Mapping[str, object]
     """The fields of `meta` but ``layout, epoch, n_buckets, published_ms``, which the publisher adds."""

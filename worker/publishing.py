@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,16 @@ Rows = NDArray[np.int64]
 
 Readout = Callable[[Model, int, Rows], tuple[NDArray[np.float32], NDArray[np.float32]]]
 """What readers get of rows of a side: factors ``(n, K)`` and biases ``(n,)`` (`learn.rule.Rule.readout`)."""
+
+
+class Uncertainty(Protocol):
+    """How sure the model is (`learn.uncertainty`)."""
+
+    def variances(self, model: Model, side: int, rows: Rows) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return those of what readers get of *rows* of a side: factors ``(n, K)`` and biases ``(n,)``."""
+
+    def priors(self, model: Model) -> Mapping[str, object]:
+        """Return the fields of `factorstream.meta.Priors`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +98,18 @@ class Side:
 class Drafter:
     """Chooses what is published next: rows with ratings at once, solved ones some at a time, blocks within bytes a second."""
 
-    def __init__(self, readout: Readout, *, seen_items: int, block_bytes_per_s: float, loss: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        readout: Readout,
+        uncertainty: Uncertainty | None = None,
+        *,
+        seen_items: int,
+        block_bytes_per_s: float,
+        loss: str,
+        clock: Clock,
+    ) -> None:
         self._readout = readout
+        self._uncertainty = uncertainty
         self._seen_items = seen_items
         self._block_bytes_per_s = block_bytes_per_s
         self._loss = loss
@@ -135,14 +156,17 @@ class Drafter:
     def _user_embeddings(self, state: State, rows: Rows) -> Embeddings:
         ratings = state.model.ratings
         names, rows = _alive(state.identities.users.names, rows)
-        vectors = _vectors(self._readout, state.model, USERS, rows)
-        return Embeddings(names, vectors, ratings.user_counts[rows].astype(np.uint32), ratings.user_newest_ms[rows])
+        vectors, variances = _vectors(self._readout, state.model, USERS, rows), self._variances(state.model, USERS, rows)
+        return Embeddings(names, vectors, ratings.user_counts[rows].astype(np.uint32), ratings.user_newest_ms[rows], variances)
 
     def _item_embeddings(self, state: State, rows: Rows) -> Embeddings:
         ratings = state.model.ratings
         names, rows = _alive(state.identities.items.names, rows)
-        vectors = _vectors(self._readout, state.model, ITEMS, rows)
-        return Embeddings(names, vectors, ratings.item_counts[rows].astype(np.uint32), ratings.item_newest_ms[rows])
+        vectors, variances = _vectors(self._readout, state.model, ITEMS, rows), self._variances(state.model, ITEMS, rows)
+        return Embeddings(names, vectors, ratings.item_counts[rows].astype(np.uint32), ratings.item_newest_ms[rows], variances)
+
+    def _variances(self, model: Model, side: int, rows: Rows) -> NDArray[np.float32] | None:
+        return None if self._uncertainty is None else np.column_stack(self._uncertainty.variances(model, side, rows))
 
     def _seen(self, state: State, rows: Rows) -> SeenItems:
         names, rows = _alive(state.identities.users.names, rows)
@@ -172,6 +196,7 @@ class Drafter:
             "cuts": level.cuts,
             "intercept": level.intercept,
             "range": None if level.lowest is None or level.highest is None else (level.lowest, level.highest),
+            "uncertainty": None if self._uncertainty is None else self._uncertainty.priors(model),
             "n_users": len(state.identities.users),
             "n_items": len(state.identities.items),
             "position": model.position,

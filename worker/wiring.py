@@ -22,6 +22,7 @@ from factorstream.worker.errors import UserMistake
 from factorstream.worker.intake import Intake
 from factorstream.worker.kernels import devices
 from factorstream.worker.kernels.api import Kernels
+from factorstream.worker.learn import uncertainty
 from factorstream.worker.learn.learner import Learner, new_model
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.loop import HEARTBEAT_S, Parts
@@ -65,7 +66,11 @@ def wire(settings: Settings) -> Wired:
         security=security_of(settings),
     )
     publisher = RedisPublisher(
-        settings.redis.url, settings.model.name, n_buckets=settings.redis.n_buckets, replace=settings.redis.replace
+        settings.redis.url,
+        settings.model.name,
+        n_buckets=settings.redis.n_buckets,
+        uncertainty=settings.publish.uncertainty,
+        replace=settings.redis.replace,
     )
     checkpoints = FileCheckpoints(
         Path(settings.checkpoint.dir), keep=settings.checkpoint.keep, keep_journal=settings.journal.keep == "all"
@@ -101,6 +106,7 @@ def wire(settings: Settings) -> Wired:
             learner=learner,
             drafter=Drafter(
                 learner.rule.readout,
+                uncertainty if settings.publish.uncertainty else None,
                 seen_items=settings.publish.seen_items,
                 block_bytes_per_s=settings.publish.block_bytes_per_s,
                 loss=settings.model.loss,

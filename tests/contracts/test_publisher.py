@@ -1,7 +1,9 @@
 """What every publisher promises: the memory twin and Redis."""
 
 import uuid
+from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 import redis
@@ -11,9 +13,20 @@ from hypothesis import strategies as st
 from factorstream.blocks import unpack_block, unpack_versions
 from factorstream.embedding import unpack
 from factorstream.fence import Fence, pack_fence, unpack_fence
-from factorstream.keys import block_key, blocks_key, fence_key, item_key, meta_key, seen_key, user_key
-from factorstream.meta import unpack_meta
+from factorstream.keys import (
+    block_key,
+    blocks_key,
+    fence_key,
+    item_key,
+    item_uncertainty_key,
+    meta_key,
+    seen_key,
+    user_key,
+    user_uncertainty_key,
+)
+from factorstream.meta import Priors, unpack_meta
 from factorstream.seen import unpack_seen
+from factorstream.uncertainty import unpack_uncertainty
 from factorstream.worker.adapters.memory import MemoryPublisher, MemoryTable
 from factorstream.worker.adapters.redis import RedisPublisher
 from factorstream.worker.errors import Fenced, ForeignJournal, PublisherUnavailable
@@ -163,6 +176,56 @@ def test_what_is_removed_is_gone_unless_it_came_back(store):
     assert not {key.encode() for key in gone} & keys
     assert user(store, "u2").version == (1, 2)
     assert user(store, "u3").version == (1, 1)
+
+
+PRIORS = {"user": (1.0, 0.5), "item": (1.0, 0.5), "noise": 1.0, "surprise": 1.0}
+
+
+def uncertain(position, users=(), items=(), **others):
+    """A publication that says how sure the model is; the id's length is each variance."""
+    told = publication(position, users, items, **others)
+    sure = [
+        replace(rows, variances=np.array([[len(name)] * (RANK + 1) for name in rows.ids], np.float32).reshape(-1, RANK + 1))
+        for rows in (told.users, told.items)
+    ]
+    return replace(told, users=sure[0], items=sure[1], meta={**told.meta, "uncertainty": PRIORS})
+
+
+def uncertainty_keys(store):
+    return {key for key in store.all() if b"}:vu:" in key or b"}:vi:" in key}
+
+
+@pytest.mark.parametrize("n_buckets", [1, 3])
+def test_how_sure_the_model_is_of_rows_is_beside_them_and_goes_with_them(store, n_buckets):
+    publisher = started(store, 7, n_buckets=n_buckets, uncertainty=True)
+    users, items = [f"u{number}" for number in range(8, 12)], ["m1", "m22"]
+    publisher.publish(uncertain(5, users, items))
+    found = store.all()
+    for name, side, key in [(name, "user", user_uncertainty_key) for name in users] + [
+        (name, "item", item_uncertainty_key) for name in items
+    ]:
+        read = unpack_uncertainty(name, side, found[key(store.model, name, n_buckets).encode()])
+        assert (read.version, read.variances.tolist()) == ((7, 5), [len(name)] * (RANK + 1))
+    assert unpack_meta(found[meta_key(store.model).encode()]).uncertainty == msgspec.convert(PRIORS, Priors)
+    publisher.publish(uncertain(6, removed_users=users, removed_items=["m1"]))
+    assert uncertainty_keys(store) == {item_uncertainty_key(store.model, "m22", n_buckets).encode()}
+
+
+@pytest.mark.parametrize("n_buckets", [1, 3])
+def test_a_table_that_says_more_or_less_than_it_should_is_published_anew(store, n_buckets):
+    without = started(store, 1, n_buckets=n_buckets)
+    without.publish(publication(1, ["u1", "u2"], ["m1"]))
+    sure = store.publisher(n_buckets=n_buckets, uncertainty=True)
+    assert not sure.take(2, JOURNAL, without.sequence).intact
+    sure.publish(uncertain(1, ["u1", "u2"], ["m1"]))
+    assert sum(sure.remove_other_epochs()) == 0
+    assert len(uncertainty_keys(store)) == 3
+    assert store.publisher(n_buckets=n_buckets, uncertainty=True).take(3, JOURNAL, sure.sequence).intact
+    again = store.publisher(n_buckets=n_buckets)
+    assert not again.take(4, JOURNAL, sure.sequence).intact
+    again.publish(publication(1, ["u1", "u2"], ["m1"]))
+    assert sum(again.remove_other_epochs()) == 3
+    assert not uncertainty_keys(store)
 
 
 def test_an_empty_publication_says_that_the_worker_is_there(store):

@@ -24,6 +24,7 @@ from factorstream import (
     Meta,
     ModelNotFound,
     NoProbabilities,
+    NoUncertainty,
     Producer,
     ProducerUnavailable,
     Rating,
@@ -37,8 +38,9 @@ from factorstream import (
 from factorstream.blocks import SLOTS, VERSIONS, pack_block, pack_versions
 from factorstream.codec import decode
 from factorstream.embedding import pack_many
-from factorstream.meta import pack_meta
+from factorstream.meta import Priors, pack_meta
 from factorstream.seen import pack_seen
+from factorstream.uncertainty import pack_uncertainties, score_variances
 
 NOW_MS = 1_700_000_000_000
 NOWHERE = "127.0.0.1:1"
@@ -228,6 +230,31 @@ def test_predictions_fall_back_to_the_bias_of_the_side_that_is_known(published, 
     assert unknown_user == pytest.approx(3.0 + published.items[2, 4])
     assert both == 3.0
     assert reader.predict("u1", []) == []
+
+
+def test_a_client_can_ask_how_sure_a_prediction_is(published, reader):
+    rng = np.random.default_rng(2)
+    variances = {"user": rng.uniform(0.1, 1, 4).astype(np.float32), "item": rng.uniform(0.1, 1, 4).astype(np.float32)}
+    for side, row_id, key in (("user", "u1", keys.user_uncertainty_key), ("item", "m2", keys.item_uncertainty_key)):
+        columns = variances[side][None], np.ones(1, np.uint32), np.ones(1, np.int64)
+        [packed] = pack_uncertainties(*columns, epoch=1, position=7)
+        published.client.set(key(published.name, row_id, published.n_buckets), packed)
+    with pytest.raises(NoUncertainty, match=r"publish\.uncertainty = true"):
+        reader.predict_with_uncertainty("u1", ["m2"])
+    priors = Priors(user=(0.5, 2.0), item=(0.25, 3.0), noise=1.0, surprise=1.0)
+    published.client.set(keys.meta_key(published.name), pack_meta(msgspec.structs.replace(published.meta, uncertainty=priors)))
+    assert reader.user_uncertainty("u1").variances.tolist() == variances["user"].tolist()
+    assert reader.item_uncertainty("m2").version == (1, 7)
+    assert reader.item_uncertainty("?") is None
+    known, unknown = reader.predict_with_uncertainty("u1", ["m2", "?"])
+    assert [known.mean, unknown.mean] == reader.predict("u1", ["m2", "?"])
+    user, item = published.users[1, :3].astype(float), published.items[2, :3].astype(float)
+    asked = np.array([item, np.zeros(3)]), np.array([variances["item"], [0.25, 0.25, 0.25, 3.0]], float)
+    expected = np.sqrt(score_variances(user, variances["user"].astype(float), *asked))
+    assert [known.deviation, unknown.deviation] == pytest.approx(expected)
+    [nobody] = reader.predict_with_uncertainty("?", ["??"])
+    assert nobody == pytest.approx((3.0, (3 * 0.5 * 0.25 + 2 + 3) ** 0.5))
+    assert reader.predict_with_uncertainty("u1", []) == []
 
 
 @pytest.mark.parametrize(("link", "of"), [("sigmoid", lambda s: 1 / (1 + np.exp(-s))), ("exp", np.exp)])

@@ -8,11 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factorstream.keys import seen_prefix
+from factorstream.keys import item_uncertainty_prefix, meta_key, seen_prefix, user_uncertainty_prefix
+from factorstream.meta import unpack_meta
 from factorstream.seen import unpack_seen
+from factorstream.uncertainty import unpack_uncertainty
 from factorstream.worker.adapters.memory import MemoryTable
 from factorstream.worker.errors import Fenced, ForeignJournal, PublisherUnavailable
+from factorstream.worker.learn.posterior import remembered
 from factorstream.worker.loop import Worker
+from factorstream.worker.model.model import ITEMS, USERS
 from tests.laws.strategies import START_MS, logs, rating_logs
 from tests.laws.world import World, live, published, settings_of, worker
 
@@ -146,6 +150,47 @@ def seen_lists(world):
         key.removeprefix(prefix).decode(): unpack_seen(value).tolist()
         for key, value in world.table.values.items()
         if key.startswith(prefix)
+    }
+
+
+POSTERIOR = ["model.learner=posterior", "model.calibrate=false"]
+
+
+@given(logs(), st.lists(st.booleans(), min_size=1, max_size=4), st.lists(st.integers(0, 30), max_size=3))
+@settings(max_examples=40, deadline=None)
+def test_each_row_has_its_uncertainty_beside_it_when_the_settings_say_so_and_nobody_has_otherwise(log, choices, crashes):
+    world = World()
+    for n, chosen in enumerate(choices):
+        world.write(log[n :: len(choices)])
+        chosen_settings = settings_of(*POSTERIOR, f"publish.uncertainty={chosen}")
+        state = live(world, chosen_settings, crashes=crashes[n : n + 1])
+        found, model = uncertainties(world), state.model
+        assert set(found) == (set(published(world)) if chosen else set())
+        rows = {"user": state.identities.users, "item": state.identities.items}
+        for (side, name), uncertainty in found.items():
+            outlook = remembered(model).beliefs[USERS if side == "user" else ITEMS].outlook[rows[side][name]]
+            assert uncertainty.variances.tolist() == outlook[[*range(model.rank), 2 * model.rank]].tolist()
+            assert uncertainty.version == published(world)[side, name].version
+
+
+def test_more_ratings_make_the_model_surer_than_the_prior():
+    world = World()
+    world.write([rate(user, item) for user in range(8) for item in range(8)])
+    live(world, settings_of("model.learner=posterior", "publish.uncertainty=true"))
+    priors = unpack_meta(world.table.values[meta_key("default").encode()]).uncertainty
+    for (side, _), uncertainty in uncertainties(world).items():
+        of_factors, of_bias = priors.user if side == "user" else priors.item
+        assert (uncertainty.variances[:-1] < of_factors).all()
+        assert uncertainty.variances[-1] < of_bias
+
+
+def uncertainties(world):
+    """Return ``{("user" or "item", id): Uncertainty}``."""
+    return {
+        (side, name): unpack_uncertainty(name, side, value)
+        for side, prefix in (("user", user_uncertainty_prefix("default", 0)), ("item", item_uncertainty_prefix("default", 0)))
+        for key, value in world.table.values.items()
+        if (name := key.decode().removeprefix(prefix)) != key.decode()
     }
 
 

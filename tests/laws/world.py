@@ -13,6 +13,7 @@ from factorstream.worker.adapters.memory import MemoryDeadLetters, MemoryLog, Me
 from factorstream.worker.adapters.memory_checkpoints import MemoryCheckpoints, MemoryFolder
 from factorstream.worker.config import load
 from factorstream.worker.intake import Intake
+from factorstream.worker.learn import uncertainty
 from factorstream.worker.learn.learner import Learner
 from factorstream.worker.loop import Parts, run
 from factorstream.worker.publishing import Drafter
@@ -95,7 +96,9 @@ def worker(world, settings, *, fuse=None, max_records=3, journal_id="journal"):
         return NOW_MS
 
     source = Fused(MemorySource(world.log, max_records=max_records), fuse)
-    publisher = Fused(MemoryPublisher(world.table, replace=settings.redis.replace), fuse)
+    publisher = Fused(
+        MemoryPublisher(world.table, uncertainty=settings.publish.uncertainty, replace=settings.redis.replace), fuse
+    )
     checkpoints = Fused(opened(world.folder, fuse), fuse)
     learning = learning_of(settings)
     learner = Learner(kernels.select("cpu"), learning)
@@ -122,6 +125,7 @@ def worker(world, settings, *, fuse=None, max_records=3, journal_id="journal"):
         learner=learner,
         drafter=Drafter(
             learner.rule.readout,
+            uncertainty if settings.publish.uncertainty else None,
             seen_items=settings.publish.seen_items,
             block_bytes_per_s=1e6,
             loss=settings.model.loss,

@@ -11,6 +11,7 @@ from factorstream import (
     DecodeError,
     DeliveryFailed,
     Embedding,
+    Estimate,
     Event,
     FactorstreamError,
     ForgetUser,
@@ -21,6 +22,7 @@ from factorstream import (
     Rating,
     Reader,
     RemoveItem,
+    Uncertainty,
     Unrate,
     Version,
 )
@@ -56,6 +58,9 @@ def recommend(url: str) -> list[str]:
         assert_type(user.timestamp_ms, int)
         assert_type(reader.item("m7"), Embedding | None)
         assert_type(reader.predict("u42", ["m7", "m9"]), list[float])
+        assert_type(reader.user_uncertainty("u42"), Uncertainty | None)
+        assert_type(reader.item_uncertainty("m7"), Uncertainty | None)
+        assert_type(reader.predict_with_uncertainty("u42", ["m7", "m9"]), list[Estimate])
         assert_type(reader.similar_items("m7", 10), Ranking)
         assert_type(reader.similar_users("u42", 10, among=["u1", "u2"]), Ranking)
         assert_type(reader.top_n("u42")[0], tuple[str, float])

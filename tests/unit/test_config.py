@@ -95,6 +95,7 @@ STARS = ["model.rating_min=1", "model.rating_max=5"]
         (["model.loss=implicit", "als.l1_user=1"], "als.l1_user or als.l1_item does not go with model.loss = 'implicit'"),
         (["model.loss=implicit", "sgd.optimizer=adam"], "sgd.optimizer does not go with"),
         (["model.learner=posterior", "als.l1_item=1"], "does not go with model.learner = 'posterior': its rows are Gaussian"),
+        (["publish.uncertainty=true"], "publish.uncertainty = true does not go with model.learner = 'sgd': its rows are points"),
         (["model.learner=posterior", "model.loss=poisson"], "needs loss = squared"),
         (["model.loss=poisson", "model.rating_min=-1"], "counts cannot mean negative ratings"),
         (["model.nonnegative=true", "model.rating_min=-1"], "nonnegative factors cannot mean negative ratings"),

@@ -27,7 +27,7 @@ NO_FENCE = Fence(-1, -1)
 _KEY = re.compile(rb"fs:\{[^.}]+\.(0|[1-9][0-9]*)\}:")
 """How every key of a model begins; the number is its bucket."""
 HEAD_BYTES = 40
-"""Both embeddings and blocks say epoch and position in their first 40 bytes."""
+"""Embeddings, uncertainties and blocks say epoch and position in their first 40 bytes."""
 
 
 class Table(Protocol):
@@ -72,18 +72,22 @@ class FencedPublisher:
         model: str = "default",
         *,
         n_buckets: int = 1,
+        uncertainty: bool = False,
         replace: bool = False,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         """Write nothing yet.
 
         Args:
+            uncertainty: Whether publications say how sure the model is. A table that was left otherwise is not intact, so that
+                everything is published anew, with or without.
             replace: Take over also when another journal's model is there.
             clock_ms: For the time of publishing in `meta`.
         """
         self._table = table
         self._model = check_model_name(model)
         self._n_buckets = n_buckets
+        self._uncertainty = uncertainty
         self._replace = replace
         self._clock_ms = clock_ms
         self._fence_keys = [fence_key(model, bucket).encode() for bucket in range(n_buckets)]
@@ -114,7 +118,7 @@ class FencedPublisher:
         meta = self._found_meta()
         foreign = self._check_journal(meta, journal_id)
         found = self._look(epoch)
-        alike = meta is not None and not foreign and meta.n_buckets == self._n_buckets
+        alike = meta is not None and not foreign and self._is_alike(meta)
         # The epoch too: a copy of this table, restored, may hold another worker's fence of the same number.
         intact = alike and all(fence.sequence == left and fence.epoch >= epoch - 1 for fence in found)
         self._epoch = epoch
@@ -124,6 +128,10 @@ class FencedPublisher:
         self._recover_versions(empty=foreign)
         self._anew, self._since, self._lost = not intact, None, False
         return Takeover(epoch, intact)
+
+    def _is_alike(self, meta: Meta) -> bool:
+        """Return whether the table that *meta* describes has the keys that this worker would write."""
+        return meta.n_buckets == self._n_buckets and (meta.uncertainty is not None) == self._uncertainty
 
     def _look(self, epoch: int) -> list[Fence]:
         """Return the fences, `NO_FENCE` for those that are not there, and get ready to replace them. Raises `Fenced`."""
@@ -317,12 +325,12 @@ def _telling_key(key: bytes) -> bytes | None:
     tag, _, name = key.partition(b"}:")
     if name.startswith(b"s:"):
         return tag + b"}:u:" + name[2:]
-    return key if name.startswith((b"u:", b"i:", b"block:")) else None
+    return key if name.startswith((b"u:", b"i:", b"vu:", b"vi:", b"block:")) else None
 
 
 def _read_head(head: bytes) -> Head | None:
-    """Read the first bytes of an embedding or a block; None when they are of neither."""
-    epoch_at = {b"FSE1": 32, b"FSB1": 28}.get(head[:4])
+    """Read the first bytes of an embedding, an uncertainty or a block; None when they are of none of these."""
+    epoch_at = {b"FSE1": 32, b"FSU1": 32, b"FSB1": 28}.get(head[:4])
     if epoch_at is None or len(head) < HEAD_BYTES:
         return None
     return Head(int.from_bytes(head[epoch_at : epoch_at + 4], "little"), int.from_bytes(head[16:24], "little"))

@@ -247,8 +247,9 @@ class MemoryPublisher(FencedPublisher):
         model: str = "default",
         *,
         n_buckets: int = 1,
+        uncertainty: bool = False,
         replace: bool = False,
         clock_ms: Callable[[], int] = lambda: 0,
     ) -> None:
         self.table = table or MemoryTable()
-        super().__init__(self.table, model, n_buckets=n_buckets, replace=replace, clock_ms=clock_ms)
+        super().__init__(self.table, model, n_buckets=n_buckets, uncertainty=uncertainty, replace=replace, clock_ms=clock_ms)

@@ -12,8 +12,17 @@ from numpy.typing import NDArray
 
 from factorstream.blocks import pack_block
 from factorstream.embedding import HEADER_BYTES, pack_many
-from factorstream.keys import block_key, bucket_of, item_prefix, seen_prefix, user_prefix
+from factorstream.keys import (
+    block_key,
+    bucket_of,
+    item_prefix,
+    item_uncertainty_prefix,
+    seen_prefix,
+    user_prefix,
+    user_uncertainty_prefix,
+)
 from factorstream.seen import pack_seen
+from factorstream.uncertainty import pack_uncertainties
 from factorstream.worker.ports import Block, Embeddings, Publication, SeenItems
 
 TRANSACTION_BYTES = 1 << 19
@@ -42,9 +51,13 @@ def pieces(publication: Publication, model: str, n_buckets: int, epoch: int) -> 
     cut: list[list[Piece]] = [[] for _ in range(n_buckets)]
     _cut_removals(cut, publication, model)
     stamp = {"epoch": epoch, "position": publication.position}
-    for rows, prefix in ((publication.users, user_prefix), (publication.items, item_prefix)):
+    for rows, prefix, uncertainty_prefix in (
+        (publication.users, user_prefix, user_uncertainty_prefix),
+        (publication.items, item_prefix, item_uncertainty_prefix),
+    ):
         for bucket, part in enumerate(_embeddings_by_bucket(rows, n_buckets)):
-            cut[bucket] += _cut_embeddings(part, prefix(model, bucket).encode(), **stamp)
+            own, beside = prefix(model, bucket).encode(), uncertainty_prefix(model, bucket).encode()
+            cut[bucket] += _cut_embeddings(part, own, beside, **stamp)
     for bucket, seen in enumerate(_seen_by_bucket(publication.seen, n_buckets)):
         cut[bucket] += _cut_seen(seen, seen_prefix(model, bucket).encode())
     for block in publication.blocks:
@@ -76,7 +89,10 @@ def pack_all(pieces: Sequence[Piece]) -> Changes:
 
 def _cut_removals(cut: list[list[Piece]], publication: Publication, model: str) -> None:
     removed: list[list[bytes]] = [[] for _ in cut]
-    for ids, prefixes in ((publication.removed_users, (user_prefix, seen_prefix)), (publication.removed_items, (item_prefix,))):
+    for ids, prefixes in (
+        (publication.removed_users, (user_prefix, seen_prefix, user_uncertainty_prefix)),
+        (publication.removed_items, (item_prefix, item_uncertainty_prefix)),
+    ):
         for removed_id in ids:
             bucket = bucket_of(removed_id, len(cut))
             removed[bucket] += [(prefix(model, bucket) + removed_id).encode() for prefix in prefixes]
@@ -85,16 +101,27 @@ def _cut_removals(cut: list[list[Piece]], publication: Publication, model: str) 
             cut[bucket].append(Piece(KEY_BYTES * len(keys[part]), partial(Changes, removed=keys[part])))
 
 
-def _cut_embeddings(rows: Embeddings, prefix: bytes, *, epoch: int, position: int) -> Iterator[Piece]:
+def _cut_embeddings(rows: Embeddings, prefix: bytes, uncertainty_prefix: bytes, *, epoch: int, position: int) -> Iterator[Piece]:
+    """Cut rows, each with its uncertainty: who reads both finds them of one version."""
     row_bytes = KEY_BYTES + HEADER_BYTES + rows.vectors.shape[1] * 4
+    if rows.variances is not None:
+        row_bytes += KEY_BYTES + HEADER_BYTES + rows.variances.shape[1] * 4
     for part in _slices(len(rows.ids), row_bytes):
-        packing = partial(_pack_embeddings, rows, part, prefix, epoch=epoch, position=position)
+        packing = partial(_pack_embeddings, rows, part, prefix, uncertainty_prefix, epoch=epoch, position=position)
         yield Piece(row_bytes * (part.stop - part.start), packing)
 
 
-def _pack_embeddings(rows: Embeddings, part: slice, prefix: bytes, *, epoch: int, position: int) -> Changes:
-    values = pack_many(rows.vectors[part], rows.n_ratings[part], rows.timestamps_ms[part], epoch=epoch, position=position)
-    return Changes([prefix + row_id.encode() for row_id in rows.ids[part]], values)
+def _pack_embeddings(
+    rows: Embeddings, part: slice, prefix: bytes, uncertainty_prefix: bytes, *, epoch: int, position: int
+) -> Changes:
+    ids = [row_id.encode() for row_id in rows.ids[part]]
+    n_ratings, times = rows.n_ratings[part], rows.timestamps_ms[part]
+    keys = [prefix + row_id for row_id in ids]
+    values = pack_many(rows.vectors[part], n_ratings, times, epoch=epoch, position=position)
+    if rows.variances is not None:
+        keys += [uncertainty_prefix + row_id for row_id in ids]
+        values += pack_uncertainties(rows.variances[part], n_ratings, times, epoch=epoch, position=position)
+    return Changes(keys, values)
 
 
 def _cut_seen(seen: SeenItems, prefix: bytes) -> Iterator[Piece]:
@@ -131,10 +158,12 @@ def _slices(n_rows: int, row_bytes: int) -> list[slice]:
 def _embeddings_by_bucket(rows: Embeddings, n_buckets: int) -> list[Embeddings]:
     if n_buckets == 1:
         return [rows]
-    return [
-        Embeddings([rows.ids[j] for j in own], rows.vectors[own], rows.n_ratings[own], rows.timestamps_ms[own])
-        for own in _rows_by_bucket(rows.ids, n_buckets)
-    ]
+    return [_take_rows(rows, own) for own in _rows_by_bucket(rows.ids, n_buckets)]
+
+
+def _take_rows(rows: Embeddings, own: NDArray[np.intp]) -> Embeddings:
+    variances = None if rows.variances is None else rows.variances[own]
+    return Embeddings([rows.ids[j] for j in own], rows.vectors[own], rows.n_ratings[own], rows.timestamps_ms[own], variances)
 
 
 def _seen_by_bucket(seen: SeenItems, n_buckets: int) -> list[SeenItems]:

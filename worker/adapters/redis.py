@@ -140,11 +140,18 @@ class RedisPublisher(FencedPublisher):
     """Publishes a model to Redis."""
 
     def __init__(
-        self, url: str, model: str = "default", *, n_buckets: int = 1, replace: bool = False, timeout_s: float = 3.0
+        self,
+        url: str,
+        model: str = "default",
+        *,
+        n_buckets: int = 1,
+        uncertainty: bool = False,
+        replace: bool = False,
+        timeout_s: float = 3.0,
     ) -> None:
         """Connect later. Raises `UserMistake` for an unusable *url*, `InvalidModelName`."""
         self._redis = RedisTable(url, timeout_s=timeout_s)
-        super().__init__(self._redis, model, n_buckets=n_buckets, replace=replace)
+        super().__init__(self._redis, model, n_buckets=n_buckets, uncertainty=uncertainty, replace=replace)
 
     def take(self, epoch: int, journal_id: str, left: int | None) -> Takeover:
         takeover = super().take(epoch, journal_id, left)

@@ -123,10 +123,37 @@ def published(model: Model, side: int, rows: NDArray[np.int64], factors: F32, bi
     weights = part.memory.weights
     if side == USERS:
         counts = _counts(model.ratings.user_counts, rows)
-        scale = weights[terms.PRODUCT] + weights[terms.PRODUCT_WHILE_SHORT] / (1 + counts / 20)
-        return (factors * scale[:, None]).astype(np.float32), _user_biases(weights, counts, biases, spread)
+        scaled = factors * _factor_scales(weights, counts)[:, None]
+        return scaled.astype(np.float32), _user_biases(weights, counts, biases, spread)
     counts = _counts(model.ratings.item_counts, rows)
     return factors, _item_biases(part, rows, counts, biases, spread)
+
+
+def published_variances(model: Model, side: int, rows: NDArray[np.int64], factors: F32, biases: F32) -> tuple[F32, F32]:
+    """Return the variances of what `published` makes of *rows* from uncalibrated ones; what it adds counts as known exactly."""
+    weights = part_of(model).memory.weights
+    if side == USERS:
+        counts = _counts(model.ratings.user_counts, rows)
+        factors = (factors * _factor_scales(weights, counts)[:, None] ** 2).astype(np.float32)
+        return factors, (biases * _user_bias_scales(weights, counts) ** 2).astype(np.float32)
+    counts = _counts(model.ratings.item_counts, rows)
+    return factors, (biases * _item_bias_scales(weights, counts) ** 2).astype(np.float32)
+
+
+def _factor_scales(weights: F64, counts: F64) -> F64:
+    """Return what users' factors are multiplied by."""
+    scales: F64 = weights[terms.PRODUCT] + weights[terms.PRODUCT_WHILE_SHORT] / (1 + counts / 20)
+    return scales
+
+
+def _user_bias_scales(weights: F64, counts: F64) -> F64:
+    scales: F64 = weights[terms.USER_BIAS] + weights[terms.USER_BIAS_WHILE_SHORT] / (1 + counts / 5)
+    return scales
+
+
+def _item_bias_scales(weights: F64, counts: F64) -> F64:
+    scales: F64 = weights[terms.ITEM_BIAS] + weights[terms.ITEM_BIAS_WHILE_SHORT] / (1 + counts / 5)
+    return scales
 
 
 def _counts(held: I32, rows: NDArray[np.int64]) -> F64:
@@ -138,14 +165,12 @@ def _counts(held: I32, rows: NDArray[np.int64]) -> F64:
 
 
 def _user_biases(weights: F64, counts: F64, biases: F32, spread: float) -> F32:
-    scale = weights[terms.USER_BIAS] + weights[terms.USER_BIAS_WHILE_SHORT] / (1 + counts / 5)
     level = weights[terms.LEVEL] + weights[terms.USER_COUNT] * np.log1p(counts) / 5 + weights[terms.USER_IS_NEW] / (1 + counts)
-    return np.asarray(biases * scale + spread * level, np.float32)
+    return np.asarray(biases * _user_bias_scales(weights, counts) + spread * level, np.float32)
 
 
 def _item_biases(part: Calibrator, rows: NDArray[np.int64], counts: F64, biases: F32, spread: float) -> F32:
     weights, memory = part.memory.weights, part.memory
-    scale = weights[terms.ITEM_BIAS] + weights[terms.ITEM_BIAS_WHILE_SHORT] / (1 + counts / 5)
     level = weights[terms.ITEM_COUNT] * np.log1p(counts) / 5 + weights[terms.ITEM_IS_NEW] / (1 + counts)
     passed_ms = np.maximum(memory.newest_ms[0] - memory.item_ms[rows], 0)
     for term, at, name, lasts_ms in (
@@ -156,4 +181,4 @@ def _item_biases(part: Calibrator, rows: NDArray[np.int64], counts: F64, biases:
         sums = memory.items[rows, at : at + 2].astype(np.float64) * np.exp(-passed_ms / lasts_ms)[:, None]
         mean = (sums[:, 0] - biases * sums[:, 1]) / (sums[:, 1] + terms.PSEUDO_COUNTS[name]) / spread
         level = level + weights[term] * np.clip(mean, -terms.MOST, terms.MOST)
-    return np.asarray(biases * scale + spread * level, np.float32)
+    return np.asarray(biases * _item_bias_scales(weights, counts) + spread * level, np.float32)

@@ -234,6 +234,16 @@ def remembered(model: Model) -> Remembered:
     return part
 
 
+def variances(model: Model, side: int, rows: NDArray[np.int64]) -> tuple[F32, F32]:
+    """Return those of *rows*: of the factors ``(n, K)`` and of the bias ``(n,)``; of rows that are not there, the prior's."""
+    part, rank, prior = remembered(model), model.rank, remembered(model).estimates.prior(side, model.level)
+    known = rows < part.n[side]
+    outlook = part.beliefs[side].outlook[rows[known]]
+    factors, biases = np.full((len(rows), rank), prior.factors, np.float32), np.full(len(rows), prior.bias, np.float32)
+    factors[known], biases[known] = outlook[:, :rank], outlook[:, 2 * rank]
+    return factors, biases
+
+
 def sums_of(told: Smoothed, histories: Histories, spread: float) -> F64:
     """Return what a block adds to the sums of its side, in units of the spread."""
     counts = np.diff(histories.starts)

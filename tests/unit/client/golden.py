@@ -40,6 +40,20 @@ def embedding(key_id, side, factors, last, *, dtype=1, n_ratings, timestamp_ms, 
     }
 
 
+def uncertainty(key_id, side, variances, *, n_ratings, timestamp_ms, version):
+    header = b"FSU1" + struct.pack("<BBHII", 1, 1, 0, len(variances) - 1, n_ratings)
+    header += struct.pack("<QqII", version["position"], timestamp_ms, version["epoch"], 0)
+    return {
+        "id": key_id,
+        "side": side,
+        "variances": variances,
+        "n_ratings": n_ratings,
+        "timestamp_ms": timestamp_ms,
+        "version": version,
+        "bytes": (header + b"".join(map(number, variances))).hex(),
+    }
+
+
 def block(block_number, rows, version, rank):
     """Rows are (id, factors and last two), or None for a hole."""
     alive, ids, vectors = bytearray(128), b"", b""
@@ -77,6 +91,8 @@ def key(model, key_id, n_buckets):
         "user": f"fs:{{{model}.{bucket}}}:u:{key_id}",
         "item": f"fs:{{{model}.{bucket}}}:i:{key_id}",
         "seen": f"fs:{{{model}.{bucket}}}:s:{key_id}",
+        "user_uncertainty": f"fs:{{{model}.{bucket}}}:vu:{key_id}",
+        "item_uncertainty": f"fs:{{{model}.{bucket}}}:vi:{key_id}",
     }
 
 
@@ -165,6 +181,7 @@ META = {
 }
 
 ORDINAL = {**META, "loss": "ordinal", "link": "ordinal", "categories": [0.5, 1.0, 1.5], "cuts": [-1.25, 2.0], "intercept": 0.0}
+UNCERTAIN = {**META, "uncertainty": {"user": [0.125, 0.25], "item": [0.0625, 0.5], "noise": 0.75, "surprise": 1.25}}
 GOLDEN = {
     "keys": [key("movies", key_id, n_buckets) for key_id in IDS for n_buckets in (1, 16)],
     "embeddings": [
@@ -176,6 +193,10 @@ GOLDEN = {
         embedding(
             "byte", "item", [0.5, -64.0, 63.5], [1.0, 0.375], dtype=3, scale=0.5, n_ratings=3, timestamp_ms=NOW, version=ONE
         ),
+    ],
+    "uncertainties": [
+        uncertainty("u42", "user", [0.5, 0.25, 0.125, 0.0625], n_ratings=12, timestamp_ms=NOW, version=ONE),
+        uncertainty("0111161", "item", [0.0, 2.0**-20], n_ratings=4_000_000_000, timestamp_ms=-1, version=BIG),
     ],
     "blocks": [
         block(0, [], ONE, 2),
@@ -200,6 +221,7 @@ GOLDEN = {
             "text": json.dumps({**META, "range": None, "offsets": {}, "of_a_newer_worker": [1]}),
         },
         {"meta": ORDINAL, "text": json.dumps(ORDINAL, separators=(",", ":"))},
+        {"meta": UNCERTAIN, "text": json.dumps(UNCERTAIN, separators=(",", ":"))},
     ],
     "events": EVENTS,
 }

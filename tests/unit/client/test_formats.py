@@ -16,6 +16,7 @@ from factorstream.fence import Fence, pack_fence, unpack_fence
 from factorstream.meta import pack_meta, unpack_meta
 from factorstream.prediction import category_probabilities, link
 from factorstream.seen import pack_seen, unpack_seen
+from factorstream.uncertainty import pack_uncertainties, score_variances, unpack_uncertainty
 
 GOLDEN = json.loads((Path(__file__).parents[3] / "schemas" / "golden.json").read_text())
 
@@ -35,6 +36,8 @@ def test_keys_are_the_golden_ones(golden):
     assert keys.user_key(model, key_id, n_buckets) == golden["user"]
     assert keys.item_key(model, key_id, n_buckets) == golden["item"]
     assert keys.seen_key(model, key_id, n_buckets) == golden["seen"]
+    assert keys.user_uncertainty_key(model, key_id, n_buckets) == golden["user_uncertainty"]
+    assert keys.item_uncertainty_key(model, key_id, n_buckets) == golden["item_uncertainty"]
 
 
 def test_keys_of_a_model_as_a_whole():
@@ -90,6 +93,30 @@ def test_embeddings_written_are_those_read(rows, epoch, position):
     ]
 
 
+@pytest.mark.parametrize("golden", GOLDEN["uncertainties"], ids=lambda golden: golden["id"])
+def test_uncertainties_are_the_golden_ones(golden):
+    packed, (epoch, position) = bytes.fromhex(golden["bytes"]), version_of(golden)
+    variances = np.array([golden["variances"]], np.float32)
+    columns = variances, np.array([golden["n_ratings"]], np.uint32), np.array([golden["timestamp_ms"]])
+    assert pack_uncertainties(*columns, epoch=epoch, position=position) == [packed]
+    read = unpack_uncertainty(golden["id"], golden["side"], packed)
+    assert (read.id, read.side, read.version) == (golden["id"], golden["side"], (epoch, position))
+    assert np.array_equal(read.variances, variances[0])
+
+
+def test_variances_of_scores_are_those_of_scores_of_rows_drawn_at_random():
+    rng = np.random.default_rng(1)
+    user, items = rng.normal(0, 1, 3), rng.normal(0, 1, (4, 3))
+    user_variances, item_variances = rng.uniform(0.1, 1, 4), rng.uniform(0.1, 1, (4, 4))
+    n = 200_000
+    users_drawn = rng.normal(np.append(user, 0.5), np.sqrt(user_variances), (n, 4))
+    found = score_variances(user, user_variances, items, item_variances)
+    for item, variances, variance in zip(items, item_variances, found, strict=True):
+        items_drawn = rng.normal(np.append(item, -0.5), np.sqrt(variances), (n, 4))
+        scores = (users_drawn[:, :3] * items_drawn[:, :3]).sum(axis=1) + users_drawn[:, 3] + items_drawn[:, 3]
+        assert variance == pytest.approx(scores.var(), rel=0.03)
+
+
 @pytest.mark.parametrize("golden", GOLDEN["blocks"], ids=lambda golden: f"block {golden['number']}")
 def test_blocks_are_the_golden_ones(golden):
     packed, (epoch, position) = bytes.fromhex(golden["bytes"]), version_of(golden)
@@ -143,7 +170,7 @@ def test_what_is_no_fence_is_called_so(value):
         unpack_fence(value)
 
 
-@pytest.mark.parametrize("golden", GOLDEN["metas"], ids=["plain", "of a newer worker", "ordinal"])
+@pytest.mark.parametrize("golden", GOLDEN["metas"], ids=["plain", "of a newer worker", "ordinal", "with uncertainty"])
 def test_descriptions_are_the_golden_ones(golden):
     meta = unpack_meta(golden["text"].encode())
     assert json.loads(pack_meta(meta)) == golden["meta"]
@@ -160,13 +187,14 @@ def test_a_description_of_another_layout_is_refused(change):
 
 READERS = {
     "embeddings": lambda value: unpack("x", "user", value),
+    "uncertainties": lambda value: unpack_uncertainty("x", "user", value),
     "blocks": unpack_block,
     "versions": unpack_versions,
     "seen": unpack_seen,
 }
 
 
-@pytest.mark.parametrize("kind", ["embeddings", "blocks", "versions"])
+@pytest.mark.parametrize("kind", ["embeddings", "uncertainties", "blocks", "versions"])
 def test_a_value_that_is_cut_or_longer_is_refused(kind):
     for golden in GOLDEN[kind]:
         whole = bytes.fromhex(golden["bytes"])
@@ -189,7 +217,7 @@ def test_any_bytes_are_read_or_refused(kind, data):
         assert str(error)  # noqa: PT017 — any other exception is the failure
 
 
-@pytest.mark.parametrize("kind", ["embeddings", "blocks"])
+@pytest.mark.parametrize("kind", ["embeddings", "uncertainties", "blocks"])
 def test_another_layout_says_what_to_do(kind):
     value = bytearray.fromhex(GOLDEN[kind][1]["bytes"])
     value[4] = 2

@@ -7,7 +7,7 @@ from factorstream.worker import kernels
 from factorstream.worker.config import load
 from factorstream.worker.kernels import terms
 from factorstream.worker.kernels.api import Scored
-from factorstream.worker.learn.calibrator import part_of
+from factorstream.worker.learn.calibrator import part_of, published, published_variances
 from factorstream.worker.learn.learner import adopt
 from factorstream.worker.learn.sgd import batch_of
 from factorstream.worker.model.journal import Events, Kind
@@ -55,6 +55,22 @@ def test_readers_get_the_calibrated_score_but_for_the_users_session():
             one, Scored(*(column[single] for column in scored)), event, accepted.timestamps_ms[single], spread=model.level.spread
         )
         assert -errors[0] == pytest.approx(predictions[j], abs=1e-4)  # the rating is the intercept: the error is minus the rest
+
+
+def test_variances_are_scaled_as_the_numbers_are():
+    chosen = load(None, ["model.rank=3", "model.learner=posterior"], {})
+    model, learner = fresh_model(chosen), learner_of(chosen)
+    for _ in learner.learn(model, events(1, 2000)):
+        pass
+    rows = np.arange(20)
+    part_of(model).memory.items[rows] = 0  # no last hours, of which an item's bias is a part
+    for side, own in ((USERS, model.users), (ITEMS, model.items)):
+        u, b = own.factors[rows], own.biases[rows]
+        scaled, shifted = published(model, side, rows, u, b)
+        factors, biases = published_variances(model, side, rows, u**2, b**2)
+        np.testing.assert_allclose(factors, scaled**2, rtol=1e-4)
+        shift = published(model, side, rows, u, np.zeros_like(b))[1]
+        np.testing.assert_allclose(biases, (shifted - shift) ** 2, rtol=1e-3, atol=1e-5)
 
 
 def asked(model, users, items):
