@@ -36,12 +36,12 @@ from tests.benchmarks.live import fresh_worker, new_topic, running
 from tests.benchmarks.table import Figure, show
 
 N_USERS, N_ITEMS = 800_000, 200_000
-N_EVENTS, EVENTS_A_TURN = 600_000, 500
+N_EVENTS, EVENTS_A_TURN = 1_500_000, 500
 N_CHECKPOINTS = 4
 EPOCH, CHUNK = 1, 1_000_000
 MOST_STALL_MS, MOST_RESTART_S = 100, 10
 N_RESTARTS = 3
-CHECKPOINT_EVERY_S = 0.5
+CHECKPOINT_EVERY_S = 2.0
 NOW_MS = 1_700_000_000_000
 RUNNING = '"event": "running"'
 """In the line that a worker logs when only its first poll is left to do."""
