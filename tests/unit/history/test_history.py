@@ -45,7 +45,9 @@ def write(path, content):
 @given(rows(awkward), st.permutations(["user_id", "item_id", "rating", "timestamp", "comment"]), st.sampled_from(["\n", "\r\n"]))
 def test_a_csv_file_is_what_a_csv_writer_wrote(ratings, header, line_end):
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator=line_end)
+    # before Python 3.13 the writer leaves a carriage return unquoted where lines end in another way
+    returns = any("\r" in user + item for user, item, _, _ in ratings)
+    writer = csv.writer(file, lineterminator=line_end, quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
     writer.writerow(header)
     for user, item, rating, time in ratings:
         fields = {"user_id": user, "item_id": item, "rating": rating, "timestamp": time, "comment": f'{item}, "{user}"'}
