@@ -247,3 +247,20 @@ def test_exact_solves_of_any_loss_and_constraint_never_raise_the_objective(histo
     assert (np.diff(values) <= 1e-5 * (1 + np.abs(values[0]))).all()
     if learning.nonnegative:
         assert all((parameters >= 0).all() for parameters in model.parameters())
+
+
+@pytest.mark.parametrize("one", kernels.available_kernels(), ids=lambda one: one.name)
+@pytest.mark.parametrize("method", ["als", "sgd"])
+def test_every_set_of_kernels_fits_the_same_model(one, method):
+    random = np.random.default_rng(1)
+    users, items = np.divmod(np.sort(random.choice(48, 30, replace=False)), 6)
+    columns = users.astype(np.int32), items.astype(np.int32), random.normal(3, 1, 30).astype(np.float32)
+    learning = told("als.lambda_user=0.5", "als.lambda_item=0.5")
+    ends = []
+    for kernels_ in (CPU, one):
+        model = Model(3, seed=1)
+        fitting.prepare(model, store(Held(*columns, np.zeros(30, np.int64)), 8, 6), kernels_, learning)
+        done = list(fitting.fit(model, kernels_, learning, method=method, n_iterations=2, seed=0))
+        ends.append([model.users.factors.copy(), model.items.biases.copy(), [each.objective for each in done]])
+    for expected, found in zip(*ends, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)

@@ -31,6 +31,11 @@ Method = Literal["als", "sgd"]
 
 MINIBATCH = 1_000_000
 """Ratings handed to a kernel at once."""
+SECTIONS, LONGEST_SECTION = 64, 2_000_000
+"""A shuffled history is stepped through in at least so many sections, of at most so many ratings, in a new order each time.
+
+Shuffling all of it anew predicts no better (MovieLens-100K, 30 iterations: 0.8897 both), and takes longer than a GPU's steps.
+"""
 EPOCHS_TO_HALF = 5
 """After which SGD's steps are half as long."""
 CONVERGED = 1e-4
@@ -94,8 +99,9 @@ def fit(
 ) -> Iterator[Iteration]:
     """Learn from the ratings of *model*, which is prepared; yield after each of at most *n_iterations* iterations.
 
-    ``als`` solves all users, then all items, exactly. ``sgd`` takes one step for each rating, one after another, in an order that
-    is drawn anew from *seed* in each iteration; the kernel gets *minibatch* ratings at once, which changes no bit.
+    ``als`` solves all users, then all items, exactly. ``sgd`` takes one step for each rating, one after another: the
+    history is shuffled once, and its sections are taken in an order that is drawn anew in each iteration, both from *seed*; the
+    kernel gets at most *minibatch* ratings at once, which changes no bit.
 
     Args:
         until_converged: End after an iteration that changed the objective by less than the share `CONVERGED`.
@@ -240,28 +246,40 @@ def _solver(model: Model, kernels: Kernels, learning: Learning) -> Callable[[int
 def _stepper(model: Model, kernels: Kernels, learning: Learning, seed: int, minibatch: int) -> Callable[[int], None]:
     """Return what takes a step for each rating held."""
     random = np.random.default_rng(seed)
-    users, items, ratings, _ = model.ratings.entries()
-    order = np.arange(len(ratings), dtype=np.uint32 if len(ratings) < 2**32 else np.uint64)
-    user_counts, item_counts = model.ratings.user_counts, model.ratings.item_counts
+    sections = [[kernels.keep(batch) for batch in section] for section in _sections(model.ratings, random, minibatch)]
 
     def step_all(number: int) -> None:
-        random.shuffle(order)
         rates = _rates(learning, model.level, number)
-        for first in range(0, len(order), minibatch):
-            part = order[first : first + minibatch]
-            none = Histories(np.zeros(len(part) + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
-            n, m = users[part], items[part]
-            kernels.sgd(
-                model.users.on(kernels),
-                model.items.on(kernels),
-                Batch(n, m, ratings[part], user_counts[n], item_counts[m], none, none),
-                intercept=model.level.intercept,
-                objective=learning.objective(model.level),
-                rates=rates,
-                optimizer=optimizer_of(learning, model),
-            )
+        for chosen in random.permutation(len(sections)):
+            for batch in sections[chosen]:
+                kernels.sgd(
+                    model.users.on(kernels),
+                    model.items.on(kernels),
+                    batch,
+                    intercept=model.level.intercept,
+                    objective=learning.objective(model.level),
+                    rates=rates,
+                    optimizer=optimizer_of(learning, model),
+                )
 
     return step_all
+
+
+def _sections(ratings: Ratings, random: np.random.Generator, minibatch: int) -> Iterator[list[Batch]]:
+    """Shuffle all ratings and yield them section by section, each in batches of at most *minibatch*."""
+    users, items, values, _ = ratings.entries()
+    order = random.permutation(len(values))
+    size = max(1, min(-(-len(order) // SECTIONS), LONGEST_SECTION))
+    for first in range(0, len(order), size):
+        section = order[first : first + size]
+        parts = (section[at : at + minibatch] for at in range(0, len(section), minibatch))
+        yield [_steps(users[part], items[part], values[part], ratings) for part in parts]
+
+
+def _steps(users: NDArray[np.int32], items: NDArray[np.int32], values: NDArray[np.float32], ratings: Ratings) -> Batch:
+    """Return ratings to be stepped by, none folded in."""
+    none = Histories(np.zeros(len(values) + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
+    return Batch(users, items, values, ratings.user_counts[users], ratings.item_counts[items], none, none)
 
 
 def _rates(learning: Learning, level: Level, epoch: int) -> Rates:
