@@ -3,7 +3,7 @@
 import pytest
 import redis
 
-from factorstream import Reader
+from factorstream import NoUncertainty, Reader
 from factorstream.fence import unpack_fence
 from factorstream.keys import block_key, blocks_key, fence_key, item_key, meta_key, seen_key, user_key
 from tests.integration.real_worker import PrivateRedis, await_true, check_all, rate, rates
@@ -167,3 +167,19 @@ def test_ids_of_every_kind_are_found_by_readers_in_any_number_of_buckets(place):
             assert [name for name, _ in reader.top_n("nobody", len(IDS))] != []
             assert reader.top_n("ü", 10) == [], "seen them all"
     check_all(place)
+
+
+def test_readers_learn_how_sure_the_worker_is_until_the_setting_is_turned_off(place):
+    place.send(rates(10, 10))
+    place.settings["model_learner"] = "posterior"
+    place.run(publish_uncertainty=True).settled()
+    with Reader(place.redis_url, place.model) as reader:
+        known, unknown = reader.predict_with_uncertainty("u1", ["m1", "?"])
+        assert known.mean == reader.predict("u1", ["m1"])[0]
+        assert 0 < known.deviation < unknown.deviation
+        assert reader.user_uncertainty("u1").version == reader.user("u1").version
+        place.run().settled()
+        with pytest.raises(NoUncertainty):
+            reader.predict_with_uncertainty("u1", ["m1"])
+    left = place.keys()
+    assert not [name for name in left if name.startswith(("vu:", "vi:"))]
