@@ -94,6 +94,9 @@ def check_shape(state: State, facts: Facts) -> None:
     asked = {name: (value, getattr(facts, name)) for name, value in shape.items()}
     for name in ("nonnegative", "rating_step"):
         asked[name] = getattr(state.learning, name), getattr(facts.learning, name)
+    if facts.loss == "ordinal":  # its categories
+        for end, name in enumerate(("rating_min", "rating_max")):
+            asked[name] = state.range[end], facts.range[end]
     for name, (value, held) in asked.items():
         if held != value:
             raise CheckpointMismatch(

@@ -21,7 +21,7 @@ REACH = 4.0
 """A setting is looked for from its value divided by this to its value times this."""
 STARTUP_TRIALS = 5
 """Before trials are cut short that are worse than the median of those before."""
-MOST = {"sgd.bias_learning_rate": 0.99, "sgd.fold_in": 256}
+MOST = {"sgd.fold_in": 256}
 """Settings that have a largest value."""
 
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factorstream.worker import kernels
+from factorstream.worker.errors import CheckpointMismatch
 from factorstream.worker.learn.sgd import Sgd
 from factorstream.worker.learn.sweeper import Sweeper
 from factorstream.worker.model.model import ITEMS, USERS
@@ -177,3 +178,13 @@ def gradient(state, side):
     slope = weight * own
     np.subtract.at(slope, rows, errors[:, None] * other[others])
     return slope
+
+
+def test_categories_stay_as_they_were_when_the_history_began():
+    stars = ["model.loss=ordinal", "model.rating_min=1"]
+    world = World()
+    world.write([rate("u", "i")])
+    live(world, settings_of(*stars, "model.rating_max=5"))
+    with pytest.raises(CheckpointMismatch, match=r"model\.rating_max = 5\.0, the settings say 10\.0"):
+        live(world, settings_of(*stars, "model.rating_max=10"))
+    live(world, settings_of(*stars, "model.rating_max=5"))

@@ -205,6 +205,30 @@ def test_it_ends_when_a_pass_changes_nothing_any_more(method):
     assert changes[-1] < 1e-4 <= changes[:-1].min()
 
 
+def save_nothing(path):
+    path.write_bytes(b"")
+
+
+def save_one_array(path):
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+
+
+def save_fewer_rows_than_ids(path):
+    rows = {"ids": np.array(["u0", "u1"]), "factors": np.zeros((1, 3), np.float32), "biases": np.zeros(1, np.float32)}
+    np.savez(path, **{f"{side}_{name}": table for side in ("user", "item") for name, table in rows.items()})
+
+
+@pytest.mark.parametrize("wrong", [save_nothing, save_one_array, save_fewer_rows_than_ids])
+def test_a_file_that_fit_did_not_write_is_named(wrong, tmp_path):
+    path = tmp_path / "start.npz"
+    wrong(path)
+    model = new_model(told(), 3, 0)
+    model.users.grow(2, kernels.select("cpu"), 0.1)
+    with pytest.raises(UserMistake, match=r"start\.npz is not what 'factorstream fit --out' writes"):
+        fitting.start_from_file(path, model, ["u0", "u1"], [])
+
+
 @given(histories())
 def test_an_ended_fit_goes_on_from_its_file_where_it_was(history):
     learning = told()

@@ -70,3 +70,22 @@ def test_what_cannot_be_drawn_is_told_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "find_spec", lambda name: None)
     with pytest.raises(UserMistake, match=r"pip install 'factorstream\[plots\]'"):
         plot._check(tmp_path / "p.svg")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["loss", "--set", "model.loss=implicit"], "als with sgd"),
+        (["loss", "--set", "model.learner=posterior"], "als with sgd"),
+        (["live", "--set", "model.loss=implicit"], "clicks"),
+        (["loss", "--set", "model.loss=logistic"], "0 and 1"),
+        (["live", "--set", "model.loss=logistic"], "0 and 1"),
+        (["map", "--set", "model.loss=logistic"], "0 and 1"),
+    ],
+)
+def test_what_cannot_be_learned_is_not_drawn(arguments, why, tmp_path):
+    file, out = tmp_path / "ratings.csv", tmp_path / "picture.svg"
+    generated.ratings(100, 40, 30).write_csv(file)
+    with pytest.raises(UserMistake, match=why):
+        CliRunner().invoke(plot.app, [*arguments, str(file), "--out", str(out)], catch_exceptions=False)
+    assert not out.exists()

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from factorstream.worker import tuning
+from factorstream.worker.cli.tune import tune as tune_command
 
 BEGUN = {"sgd.learning_rate": 0.1, "als.lambda_user": 8.0, "sgd.fold_in": 8, "sgd.decay": 0.0}
 BEST = {"sgd.learning_rate": 0.2, "als.lambda_user": 5.0, "sgd.fold_in": 20}
@@ -59,3 +60,24 @@ def test_without_optuna_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(tuning, "find_spec", lambda name: None)
     with pytest.raises(tuning.UserMistake, match=r"pip install 'factorstream\[tune\]'"):
         tuning.check_installed()
+
+
+def test_a_large_step_is_looked_around_as_a_small_one():
+    begun = {"sgd.bias_learning_rate": 90.0}
+    trials = list(tuning.tune(lambda values: iter([values["sgd.bias_learning_rate"]]), begun, [90.0], n_trials=3, seed=0))
+    assert all(22.4 < trial.values["sgd.bias_learning_rate"] < 361 for trial in trials)
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ("model.learner=posterior", "estimates its own"),
+        ("model.loss=implicit", "model.loss = squared"),
+        ("model.nonnegative=true", "at least 0"),
+    ],
+)
+def test_what_tuning_changes_nothing_of_or_cannot_learn_is_refused(told, why, tmp_path):
+    file = tmp_path / "ratings.csv"
+    file.write_text("user_id,item_id,rating,timestamp\nu,i,-1,1\n")
+    with pytest.raises(tuning.UserMistake, match=why):
+        tune_command(file, n_trials=1, assignments=[told])

@@ -344,5 +344,9 @@ def _summary(asked: Asked, done: list[Iteration], model: Model) -> str:
         + ("" if rmse is None else f", holdout RMSE {rmse:.4f}")
         + ("" if ranking is None else f", recall@10 {ranking.recall_at_10:.4f}, nDCG@10 {ranking.ndcg_at_10:.4f}")
         + ("" if asked.out is None else f"; written to {asked.out}")
-        + ("" if asked.checkpoint is None else f"; to go on from it: factorstream run --set checkpoint.dir={asked.checkpoint}")
+        + (
+            ""
+            if asked.checkpoint is None
+            else f"; to go on from it, model settings unchanged: factorstream run --set checkpoint.dir={asked.checkpoint}"
+        )
     )

@@ -102,7 +102,10 @@ def loss(out: Out, file: File = None, config: Config = None, assignments: Set = 
     from factorstream.worker import plots
 
     _check(out)
-    settings = _settings(config, assignments or [])
+    told = [*(assignments or []), "model.learn_priors=false"]  # so that both lower one objective
+    settings = _settings(config, told)
+    if settings.model.loss == "implicit" or settings.model.learner == "posterior":
+        raise UserMistake("plot loss compares als with sgd: leave model.loss = 'implicit' and model.learner = 'posterior' out")
     material = _material(file, None, limit)
     objective, holdout = _courses(material.history, settings)
     _save(plots.against_seconds(objective, holdout, title=f"{material.name}, K = {settings.model.rank}"), out)
@@ -115,6 +118,8 @@ def live(out: Out, file: File = None, config: Config = None, assignments: Set = 
 
     _check(out)
     told = assignments or []
+    if _settings(config, told).model.loss == "implicit":
+        raise UserMistake("plot live draws errors of ratings, and clicks (model.loss = 'implicit') are ranked: see evaluate")
     material = _material(file, None, limit)
     courses = {
         "predicting the mean of the ratings so far": _mean_so_far(material.history),
@@ -205,9 +210,11 @@ def _fit(
 ) -> tuple[Model, Iterator[Iteration]]:
     """Return a model of *history*, and the iterations that fit it."""
     from factorstream.worker import fitting
+    from factorstream.worker.evaluation import check_ratings
     from factorstream.worker.wiring import fresh_model, kernels_of, learning_of
 
     kernels, learning, seed = kernels_of(settings), learning_of(settings), settings.model.seed
+    check_ratings(learning, fresh_model(settings).level, history.ratings)
     columns = (history.user_codes, history.item_codes, history.ratings, history.timestamps_ms)
     held = fitting.last_writes(*columns, n_users=len(history.user_names), n_items=len(history.item_names))
     parts, model = fitting.split(held, holdout, seed), fresh_model(settings)
@@ -220,11 +227,13 @@ def _live(history: History, settings: Settings) -> Course:
     """Return the error over each piece of *history*, at the end of the piece."""
     import numpy as np
 
-    from factorstream.worker.evaluation import evaluate_so_far, events_of
+    from factorstream.worker.evaluation import check_ratings, evaluate_so_far, events_of
     from factorstream.worker.plots import Course
     from factorstream.worker.wiring import fresh_model, learner_of
 
-    found = list(evaluate_so_far(learner_of(settings), fresh_model(settings), events_of(history), PIECES))
+    learner, model = learner_of(settings), fresh_model(settings)
+    check_ratings(learner.learning, model.level, history.ratings)
+    found = list(evaluate_so_far(learner, model, events_of(history), PIECES))
     n = np.array([0, *(so_far.n_ratings for so_far in found)], np.float64)
     squares = np.array([0.0, *(so_far.n_ratings * so_far.rmse**2 for so_far in found)])
     return Course(n[1:], np.sqrt(np.diff(squares) / np.diff(n)))

@@ -46,10 +46,11 @@ def tune(
     """
     from factorstream.worker.cli.progress import told
     from factorstream.worker.config import chosen, load
-    from factorstream.worker.evaluation import events_of
+    from factorstream.worker.evaluation import check_ratings, events_of
     from factorstream.worker.history import read
     from factorstream.worker.tuning import Trial, check_installed
     from factorstream.worker.tuning import tune as trials_of
+    from factorstream.worker.wiring import fresh_model, learning_of
 
     check_installed()
     if out is not None and not os.access(out.resolve().parent, os.W_OK):
@@ -63,7 +64,11 @@ def tune(
         raise UserMistake(
             f"tune chooses settings for model.loss = squared, and here it is {unchanged.model.loss}: try some by hand"
         )
-    events = events_of(read(file, limit))
+    if unchanged.model.learner != "sgd":
+        raise UserMistake("tune chooses settings of model.learner = sgd: the learner posterior estimates its own")
+    history = read(file, limit)
+    check_ratings(learning_of(unchanged), fresh_model(unchanged).level, history.ratings)
+    events = events_of(history)
     before, level = _as_it_is(unchanged, events)
     trials = trials_of(
         lambda values: (error for error, _ in _errors(settings_with(values), events)),
@@ -96,6 +101,8 @@ def tune(
 def _as_it_is(settings: Settings, events: Events) -> tuple[list[float], Level]:
     """Return the errors with *settings* as they are, and the level of the ratings."""
     found = list(_errors(settings, events))
+    if not math.isfinite(found[-1][0]):
+        raise UserMistake("with the settings as they are the model diverges: lower sgd.learning_rate, or leave it out, first")
     return [error for error, _ in found], found[-1][1]
 
 

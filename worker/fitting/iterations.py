@@ -133,6 +133,7 @@ def objective(model: Model, learning: Learning) -> float:
     """Return ``Σ ℓ(x, s) + Σ ½ λ |·|² + Σ κ |·|₁`` over the ratings held; of clicks over all pairs, confidence-weighted.
 
     Of the learner posterior the first sum alone: what its solves lower is a bound of the evidence, with noise and priors in it.
+    Where priors are learned, exact solves hold rows to their means instead of zero: that objective is not quite this one.
     """
     if learning.loss == "implicit":
         return _implicit_objective(model, learning)

@@ -236,8 +236,10 @@ class Implicit:
 
     def _penalties(self, model: Model, side: int, histories: Histories) -> F32:
         """Return λ of rows of *side* with these *histories*."""
-        sums = np.concatenate([[0.0], np.cumsum(histories.ratings, dtype=np.float64)])
-        strengths = sums[histories.starts[1:]] - sums[histories.starts[:-1]]
+        n = len(histories.starts) - 1
+        # bincount: each row for itself, so that the bits do not depend on those beside it
+        entries = np.repeat(np.arange(n), np.diff(histories.starts))
+        strengths: F64 = np.bincount(entries, histories.ratings, n).astype(np.float64, copy=False)
         memory = memory_of(model)
         found = penalties_of(self._learning, side, strengths, memory.sides[1 - side].n, int(memory.largest[0]))
         return found.astype(np.float32)

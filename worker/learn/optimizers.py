@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from factorstream.worker.kernels.api import F32, I32, NO_MOMENTS, SGD, Moments, Optimizer, OptimizerName
 from factorstream.worker.kernels.memory import reserve
 from factorstream.worker.learn.settings import Learning
-from factorstream.worker.model.model import Model
+from factorstream.worker.model.model import USERS, Model
 
-PART = "optimizer"
 FIRST: tuple[OptimizerName, ...] = ("momentum", "adam")
 """Optimizers with a velocity or a mean gradient …"""
 SECOND: tuple[OptimizerName, ...] = ("adagrad", "rmsprop", "adam")
@@ -31,6 +30,12 @@ class RowMoments:
         """Return the state of users and items, of which there are so many now."""
         self._n = {"users": n_users, "items": n_items}
         return self._sides["users"], self._sides["items"]
+
+    def forget(self, side: int, row: int) -> None:
+        """Let *row* of *side* be as one that never stepped."""
+        for table in self._sides["users" if side == USERS else "items"]:
+            if len(table):
+                table[row] = 0
 
     def tables(self) -> Mapping[str, NDArray[Any]]:
         """Return the state of the rows that there are."""
@@ -51,12 +56,23 @@ class RowMoments:
                     self._n[side] = len(held)
 
 
+def part_name(optimizer: OptimizerName) -> str:
+    """Return what the state of *optimizer* is called among a model's parts: that of another one says nothing to it."""
+    return f"optimizer-{optimizer}"
+
+
 def optimizer_of(learning: Learning, model: Model) -> Optimizer:
     """Return the optimizer that *learning* asks for, with its state in *model*, whose rows are there."""
     if learning.optimizer == "sgd":
         return SGD
-    moments = cast(RowMoments, model.parts[PART]).of(model.users.n, model.items.n)
+    moments = cast(RowMoments, model.parts[part_name(learning.optimizer)]).of(model.users.n, model.items.n)
     return Optimizer(learning.optimizer, learning.beta1, learning.beta2, users=moments[0], items=moments[1])
+
+
+def forget(learning: Learning, model: Model, side: int, row: int) -> None:
+    """Remember nothing of *row* of *side*."""
+    if learning.optimizer != "sgd":
+        cast(RowMoments, model.parts[part_name(learning.optimizer)]).forget(side, row)
 
 
 def _reserved(name: OptimizerName, rank: int) -> Moments:

@@ -13,7 +13,7 @@ from factorstream.worker.kernels.api import F32, F64, Kernels
 from factorstream.worker.learn import calibrator
 from factorstream.worker.learn.calibrator import Calibrated, Calibrator
 from factorstream.worker.learn.implicit import Implicit, Memory
-from factorstream.worker.learn.optimizers import PART, RowMoments
+from factorstream.worker.learn.optimizers import RowMoments, part_name
 from factorstream.worker.learn.posterior import Posterior, Remembered
 from factorstream.worker.learn.priors import Priors
 from factorstream.worker.learn.settings import Learning
@@ -82,5 +82,5 @@ def parts_of(learning: Learning, rank: int) -> Mapping[str, Callable[[], Part]]:
     if learning.calibrate:
         parts[calibrator.NAME] = Calibrator
     if learning.optimizer != "sgd":
-        parts[PART] = lambda: RowMoments(learning.optimizer, rank)
+        parts[part_name(learning.optimizer)] = lambda: RowMoments(learning.optimizer, rank)
     return parts

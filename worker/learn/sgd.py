@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorstream.worker.kernels.api import F32, F64, Batch, Histories, Kernels, Objective, Scored
+from factorstream.worker.learn import optimizers
 from factorstream.worker.learn.optimizers import optimizer_of
 from factorstream.worker.learn.priors import priors_of, pull_of
 from factorstream.worker.learn.settings import Learning
@@ -99,7 +100,8 @@ class Sgd:
         return self._learning.objective(model.level, (1.0, 1.0) if priors is None else priors.multipliers)
 
     def forget(self, model: Model, side: int, row: int, others: NDArray[np.int32]) -> None:
-        """Let the rows that it met not have met it."""
+        """Let the rows that it met not have met it, and its optimizer not have moved it."""
+        optimizers.forget(self._learning, model, side, row)
         priors = priors_of(model)
         if priors is not None:
             priors.grow(*((row + 1, 0) if side == USERS else (0, row + 1)))

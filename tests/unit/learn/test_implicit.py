@@ -6,6 +6,7 @@ import pytest
 from factorstream.worker import kernels
 from factorstream.worker.config import load
 from factorstream.worker.evaluation import evaluate
+from factorstream.worker.kernels.api import Histories
 from factorstream.worker.learn import implicit
 from factorstream.worker.learn.implicit import Kept, memory_of
 from factorstream.worker.learn.learner import Learner, new_model
@@ -86,3 +87,14 @@ def test_one_user_and_one_item_are_enough(rank):
         learner.rule.solve(model, side, np.zeros(1, np.int32))
         kept = memory_of(model).sides[side]
         assert kept.n == 1
+
+
+def test_what_a_row_is_held_to_does_not_depend_on_the_rows_solved_with_it():
+    learner = learner_of("als.weighted=true", "als.lambda_user=0.5", "implicit.alpha=1")
+    model = new_model(learner.learning, 2, 0)
+    ratings = np.array([1e12, 3e-4, 7e-4], np.float32)
+    together = Histories(np.array([0, 1, 1, 3]), np.arange(3, dtype=np.int32), ratings)
+    alone = Histories(np.array([0, 2]), np.arange(2, dtype=np.int32), ratings[1:])
+    penalties = learner.rule._penalties(model, USERS, together)
+    assert penalties[2] == learner.rule._penalties(model, USERS, alone)[0] == pytest.approx(0.5 * 1.001)
+    assert penalties[1] == np.float32(0.5), "of nothing"
