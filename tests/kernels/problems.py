@@ -16,7 +16,7 @@ Event = tuple[int, int, float]
 """User row, item row, rating (NaN: unrated)."""
 
 
-ONE_IN, MOST_EFFORT = 6, 250
+ONE_IN, MOST_EFFORT = 12, 150
 """Interpreted kernels take a thousand times as long: one in so many of the examples that ask no more than this is enough."""
 
 

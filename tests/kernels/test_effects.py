@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from factorstream.worker.kernels import available_kernels
 from factorstream.worker.kernels.api import Objective, Penalty, Rates
 from factorstream.worker.kernels.effects import CAUTION, Effects, Pull
-from tests.kernels.problems import batch_of, copied, histories_of, problems, side, slice_of
+from tests.kernels.problems import batch_of, copied, histories_of, problems, side, slice_of, sparing
 
 REFERENCE = available_kernels()[0]
 every_kernel = pytest.mark.parametrize("kernels", available_kernels(), ids=lambda kernels: kernels.name)
@@ -149,6 +149,7 @@ def learned(kernels, problem, batch):
 
 @every_other
 @given(problems(), st.integers(0, 2**32))
+@sparing
 def test_kernels_hold_rows_to_their_means_as_the_reference_does(kernels, problem, seed):
     batch = with_means(problem, seed)
     for one, other in zip(learned(kernels, problem, batch), learned(REFERENCE, problem, batch), strict=True):
