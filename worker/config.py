@@ -337,9 +337,21 @@ class Settings(Section):
         solved, gaussian = "its rows are solved by linear equations", "its rows are Gaussian"
         unsure = "its rows are points, and only learner = 'posterior' knows how sure it is of them"
         lasso = self.als.l1_user or self.als.l1_item
+        rates = self.sgd.learning_rate is not None or self.sgd.bias_learning_rate is not None
+        lambdas = any(told is not None for told in (self.als.lambda_user, self.als.lambda_item, self.als.lambda_bias))
         for chosen, key, is_set, why in (
             ("loss = 'implicit'", "als.l1_user or als.l1_item", lasso, solved),
             ("loss = 'implicit'", "sgd.optimizer", self.sgd.optimizer != "sgd", solved),
+            ("loss = 'implicit'", "sgd.learning_rate or sgd.bias_learning_rate", rates, solved),
+            ("loss = 'implicit'", "als.lambda_bias", self.als.lambda_bias is not None, "it has no biases"),
+            ("learner = 'posterior'", "sgd.learning_rate or sgd.bias_learning_rate", rates, solved),
+            (
+                "learner = 'posterior'",
+                "als.lambda_user, lambda_item or lambda_bias",
+                lambdas,
+                "its priors follow from the ratings",
+            ),
+            ("learner = 'posterior'", "als.weighted = true", self.als.weighted, "its priors follow from the ratings"),
             ("learner = 'posterior'", "model.nonnegative = true", self.model.nonnegative, gaussian),
             ("learner = 'posterior'", "als.l1_user or als.l1_item", lasso, gaussian),
             ("learner = 'posterior'", "sgd.optimizer", self.sgd.optimizer != "sgd", solved),

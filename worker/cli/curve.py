@@ -12,8 +12,8 @@ def curve(values: Sequence[float], *, width: int = 60, height: int = 6) -> list[
     low, high = min(values), max(values)
     n = min(width, len(values))
     shown = [values[round(j * (len(values) - 1) / max(1, n - 1))] for j in range(n)]
-    scale = (8 * height - 1) / ((high - low) or 1.0)
-    heights = [1 + round((value - low) * scale) for value in shown]
+    span = (high - low) or 1.0
+    heights = [1 + round((value - low) / span * (8 * height - 1)) for value in shown]
     labels = {0: f"{high:.6g}", height - 1: f"{low:.6g}"}
     margin = max(map(len, labels.values()))
     return [

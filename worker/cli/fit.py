@@ -66,6 +66,10 @@ class Asked:
             ),
             (self.minibatch and self.method != "sgd", f"--minibatch is for sgd; {self.method} has no batches"),
             (self.missing and self.method != "svd", f"--missing is for svd; {self.method} learns from the ratings there are"),
+            (
+                self.checkpoint and self.missing == "zero",
+                "--missing zero leaves no intercept, which a worker's scores start from: with --checkpoint take --missing biases",
+            ),
             (self.start != "random" and self.method == "svd", "--start is for als and sgd; svd has no start"),
             (
                 self.until_converged and self.method == "svd",

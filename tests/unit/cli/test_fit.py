@@ -1,7 +1,7 @@
 """What `fit` refuses before it works, and what its course looks like."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from factorstream.worker.cli.curve import curve
@@ -24,6 +24,7 @@ PLAIN = {
         ({"holdout_last": True, "checkpoint": "there"}, "takes every rating"),
         ({"minibatch": 5}, "--minibatch is for sgd; als has no batches"),
         ({"missing": "zero"}, "--missing is for svd"),
+        ({"method": "svd", "missing": "zero", "checkpoint": "there"}, "take --missing biases"),
         ({"method": "svd", "start": "svd"}, "svd has no start"),
         ({"method": "svd", "until_converged": True}, "svd ends when it has converged"),
     ],
@@ -49,6 +50,7 @@ def test_unless_told_otherwise_it_goes_on_until_it_has_converged_or_as_long_as_i
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=200))
+@example([0.0, 5e-324])
 def test_a_curve_goes_from_the_largest_to_the_smallest(values):
     lines = curve(values, width=40, height=5)
     assert len(lines) == 5
