@@ -79,7 +79,7 @@ def test_an_unknown_topic_is_named_and_not_made(untouched):
 
 def test_a_compacted_topic_is_refused(untouched, tmp_path):
     compacted = KafkaLog(untouched.kafka, compacted=True)
-    settings = {"kafka_topic": compacted.topic, "checkpoint_dir": tmp_path / "new"}
+    settings = {"kafka_topic": compacted.topic, "checkpoint_dir": tmp_path / "new", "model_name": "anew"}
     untouched.run(**settings).refused(1, compacted.topic, "cleanup.policy=delete")
     compacted.close()
 
