@@ -62,8 +62,8 @@ CG_FROM = 64
 IMPLICIT_CG_FROM = 64
 """The same of clicks."""
 
-WORTH_A_THREAD = 1_000_000
-"""Ratings times factors that take a thread about a tenth of a millisecond: less is not worth waking one."""
+WORTH_A_THREAD = 200_000
+"""Ratings times factors that take a thread some tenths of a millisecond in rows of usual length: less is not worth waking one."""
 
 COSTS = 10
 """How many times as long as least squares other problems take, about."""
@@ -382,7 +382,8 @@ def _in_threads(work: Callable[[], None], size: int) -> None:
     waiting = [_pool().submit(work) for _ in range(min(threads, 1 + size // WORTH_A_THREAD) - 1)]
     work()
     for other in waiting:
-        other.result()
+        if not other.cancel():  # what has not begun by now has nothing left to do
+            other.result()
 
 
 @functools.cache

@@ -80,12 +80,21 @@ class Outcome(NamedTuple):
 def accept(
     store: Store, events: Events, start: Int, limit: Int, fold_in: Int, fold_in_items: Int, rework: Int, outcome: Outcome
 ) -> tuple[Int, Int]:
-    """Apply events from *start* until their end or *limit* accepted; return where it stopped and how many were accepted."""
+    """Apply events from *start* until their end or *limit* accepted; return where it stopped and how many were accepted.
+
+    It stops early before an event of a row that is not there.
+    """
     n = paid = np.int64(0)
     outcome.of_users.starts[0] = outcome.of_items.starts[0] = 0
-    j = start
-    while j < events.kinds.size and n < limit:
-        fetch_ahead(store, events, j, fold_in)
+    j = seen = start
+    end = np.int64(events.kinds.size)
+    while n < limit:
+        while seen < end and seen <= j + FAR:
+            end = seen if is_strange(store, events, seen) else end
+            seen += 1
+        if j >= end:
+            break
+        fetch_ahead(store, events, j, end - 1, fold_in)
         user, item = np.int64(events.user_rows[j]), np.int64(events.item_rows[j])
         rating = (
             TOMBSTONE if events.kinds[j] == UNRATE else events.ratings[j] + np.float32(0)
@@ -166,9 +175,15 @@ def count(store: Store, user: Int, item: Int, change: Int) -> None:
 
 
 @inlined
-def fetch_ahead(store: Store, events: Events, j: Int, fold_in: Int) -> None:
+def is_strange(store: Store, events: Events, j: Int) -> bool:
+    """Whether an event is of a row that is not there."""
+    user, item = np.int64(events.user_rows[j]), np.int64(events.item_rows[j])
+    return not (0 <= user < store.sides[USERS].n_rows and 0 <= item < store.sides[ITEMS].n_rows)
+
+
+@inlined
+def fetch_ahead(store: Store, events: Events, j: Int, last: Int, fold_in: Int) -> None:
     """Ask for the memory that the next events will look at: a store that is larger than the cache waits for it otherwise."""
-    last = events.kinds.size - 1
     far, near, soon = np.int64(min(j + FAR, last)), np.int64(min(j + NEAR, last)), np.int64(min(j + SOON, last))
     fetch_rows(store, events.user_rows[far], events.item_rows[far])
     fetch_pairs(store, store.by_user.rows[events.user_rows[near]], fold_in)

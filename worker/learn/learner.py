@@ -36,8 +36,8 @@ class Learned:
     """ℓ before each step, of a score that is not clipped; NaN for an unrate."""
     hits: F32 | None
     """Whether its item was ranked among the ten best of sampled ones before it was learned (`Tested.hits`)."""
-    entries: Entries
-    """What the journal gets."""
+    other_entries: Entries
+    """What the journal gets beside `accepted`."""
     touched_users: NDArray[np.int32]
     """Rows changed by a forgetting, or beside those of the events."""
     touched_items: NDArray[np.int32]
@@ -45,6 +45,11 @@ class Learned:
     """The block that fell due at the end of the part."""
     variances: F32 | None = None
     """What the square of each error was expected to be, if the learner knows how sure it is (`Tested.variances`)."""
+
+    @property
+    def entries(self) -> Entries:
+        """What the journal gets; made anew each time."""
+        return self.other_entries if self.accepted is None else entries_of(self.accepted)
 
 
 def new_model(learning: Learning, rank: int, seed: int, range_: tuple[float | None, float | None] = (None, None)) -> Model:
@@ -132,7 +137,7 @@ class Learner:
             clipped,
             tested.losses,
             tested.hits,
-            entries_of(accepted),
+            NO_ENTRIES,
             tested.also_users,
             tested.also_items,
             self.sweeper.advance(model),
@@ -169,6 +174,7 @@ def _emptied(model: Model, side: int, others: NDArray[np.int32]) -> NDArray[np.i
 
 
 NO_ERRORS = np.empty(0, np.float32)
+NO_ENTRIES = np.empty(0, ENTRY)
 
 
 def entries_of(accepted: Accepted) -> Entries:

@@ -120,10 +120,11 @@ class Sgd:
 
 
 def first_met(scored: Scored, accepted: Accepted) -> Scored:
-    """Return *scored* without products where a row held nothing: it is predicted by its prior, not by its first factors."""
-    new = (accepted.changes == 1) & ((accepted.user_counts == 1) | (accepted.item_counts == 1))
-    errors = np.where(new, scored.errors + scored.products, scored.errors)
-    return scored._replace(errors=errors, products=np.where(new, np.float32(0), scored.products))
+    """Take products out of *scored* where a row held nothing: it is predicted by its prior, not by its first factors."""
+    new = np.flatnonzero((accepted.changes == 1) & ((accepted.user_counts == 1) | (accepted.item_counts == 1)))
+    scored.errors[new] += scored.products[new]
+    scored.products[new] = 0
+    return scored
 
 
 def batch_of(accepted: Accepted) -> Batch:

@@ -12,8 +12,8 @@ from factorstream.worker.learn.rule import Rule
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.model.model import ITEMS, USERS, Model
 
-WINDOW = 1 << 16
-"""Rows looked at to cut one block."""
+FEW_ROWS, WINDOW = 1 << 10, 1 << 16
+"""Rows looked at to cut one block: at first, and at most."""
 SMALLEST_BLOCK = 1_000
 """Visits that a block is paid with at least: while the model is small, sweeps are not worth their turn."""
 
@@ -58,8 +58,12 @@ class Sweeper:
         sweep = model.sweep
         n_own = model.users.n if sweep.side == USERS else model.items.n
         counts = model.ratings.user_counts if sweep.side == USERS else model.ratings.item_counts
-        window = counts[sweep.next_row : min(n_own, sweep.next_row + WINDOW)]
-        visited = np.cumsum(window, dtype=np.int64)
+        left = counts[sweep.next_row : min(n_own, sweep.next_row + WINDOW)]
+        n_seen = FEW_ROWS
+        window, visited = left[:n_seen], np.cumsum(left[:n_seen], dtype=np.int64)
+        while n_seen < len(left) and visited[-1] < self._learning.block_visits:
+            n_seen *= 4
+            window, visited = left[:n_seen], np.cumsum(left[:n_seen], dtype=np.int64)
         n_rows = min(int(np.searchsorted(visited, self._learning.block_visits)) + 1, len(window))
         rows = (sweep.next_row + np.flatnonzero(window[:n_rows])).astype(np.int32)
         gains = self._rule.solve(model, sweep.side, rows)

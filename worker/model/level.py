@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import accumulate, repeat, takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,9 @@ from factorstream.worker.model import cuts
 
 SETTLED_AFTER = 10_000
 """Accepted ratings after which level and spread stay as they are; biases carry the rest."""
+_GROWN = accumulate(repeat(1), lambda due, _: due + max(1, due // 10))
+DUE = (*takewhile(lambda due: due < SETTLED_AFTER, _GROWN), SETTLED_AFTER)
+"""The numbers of ratings at which there is an estimate: each a tenth more than the one before."""
 LINKS: dict[LossName, Link] = {"squared": "identity", "logistic": "sigmoid", "poisson": "exp", "ordinal": "ordinal"}
 
 
@@ -107,10 +112,7 @@ class Level:
         """Ratings to add before the next estimate; 0 when there will be none."""
         if self.settled:
             return cuts.RENEWED_EVERY - self.n % cuts.RENEWED_EVERY if self.cuts else 0
-        due = 1
-        while due <= self.n:
-            due += max(1, due // 10)
-        return min(due, SETTLED_AFTER) - self.n
+        return DUE[bisect_right(DUE, self.n)] - self.n
 
     def clip(self, ratings: NDArray[np.float32], errors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return *errors* with each prediction clipped to the range known before its rating; take *ratings* into the range.

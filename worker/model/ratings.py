@@ -175,14 +175,15 @@ class Ratings:
             _column(ratings, np.float32),
             _column(timestamps_ms, np.int64),
         )
-        _check_rows(events.user_rows[start:], self.n_users)
-        _check_rows(events.item_rows[start:], self.n_items)
         n = max(0, min(len(events.kinds) - start, limit))
         most_of_items = fold_in if fold_in_items is None else fold_in_items
         room = n * min(max(fold_in, rework), self.n_items), n * min(max(most_of_items, rework), self.n_users)
         self._check_room(n)
         outcome = self._room_for(n, room)
         stop, n_accepted = accept(self._store, events, start, limit, fold_in, most_of_items, rework, outcome)
+        if stop < len(events.kinds) and n_accepted < limit:
+            _check_rows(events.user_rows[stop:], self.n_users)
+            _check_rows(events.item_rows[stop:], self.n_items)
         return _accepted(outcome, int(stop), int(n_accepted))
 
     def forget_user(self, row: int, timestamp_ms: int) -> I32:
