@@ -8,17 +8,20 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_serializer, model_validator
 
 from factorstream.rating import is_category
 from factorstream.worker.errors import UserMistake
 
 PREFIX = "FACTORSTREAM__"
+ASTERISKS = "**********"
+"""Where a password is not shown."""
 MOST_FACTORS_OF_POSTERIOR = 64
 FARTHEST_RATING = 1e12
 """From 0. Ratings are held as float32, and sums of their squares must stay finite."""
@@ -80,6 +83,10 @@ class Redis(Section):
     """Into how many hash slots a cluster spreads the model."""
     timeout_s: float = Field(30.0, gt=0)
     """How long to wait for Redis at the start; while running, learning goes on without it."""
+
+    @field_serializer("url", when_used="json")
+    def _masked(self, url: str) -> str:
+        return masked(url)
 
 
 class Model(Section):
@@ -361,6 +368,47 @@ class Settings(Section):
                 raise ValueError(f"{key} does not go with model.{chosen}: {why}; leave it out")
         return self
 
+    @model_validator(mode="after")
+    def _nothing_is_in_vain(self) -> Self:
+        for key, why in _without_effect(self):
+            section, _, name = key.partition(".")
+            group = getattr(self, section)
+            value = getattr(group, name)
+            if value != type(group).model_fields[name].default:  # a file of all settings has every default in it
+                raise ValueError(f"{key} = {_toml(value)} would change nothing: {why}; leave it out")
+        return self
+
+
+def _without_effect(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield the keys that nothing reads with these *settings*, and why."""
+    kafka, model, sgd = settings.kafka, settings.model, settings.sgd
+    if model.loss == "implicit" or model.learner == "posterior":
+        chosen = f"learner = {model.learner!r}" if model.learner == "posterior" else f"loss = {model.loss!r}"
+        for name in ("beta1", "beta2", "schedule", "decay", "power", "fold_in"):
+            yield f"sgd.{name}", f"with model.{chosen} rows are solved by linear equations, and no steps are taken"
+    if sgd.optimizer not in ("momentum", "adam"):
+        yield "sgd.beta1", f"sgd.optimizer is {sgd.optimizer!r}, and only momentum and adam have it"
+    if sgd.optimizer not in ("rmsprop", "adam"):
+        yield "sgd.beta2", f"sgd.optimizer is {sgd.optimizer!r}, and only rmsprop and adam have it"
+    if sgd.schedule != "count":
+        yield "sgd.decay", f"sgd.schedule is {sgd.schedule!r}, and only count has it"
+    if sgd.schedule != "inverse":
+        yield "sgd.power", f"sgd.schedule is {sgd.schedule!r}, and only inverse has it"
+    if model.loss != "implicit":
+        yield "implicit.alpha", f"model.loss is {model.loss!r}, and only implicit weighs clicks"
+    if model.nonnegative:
+        for key in ("sgd.bias_learning_rate", "als.lambda_bias"):
+            yield key, "with model.nonnegative there are no biases"
+    if model.learner == "posterior":
+        yield "als.solver", "model.learner is 'posterior', whose rows are solved with their variances"
+    elif model.loss not in ("squared", "implicit") or model.nonnegative or settings.als.l1_user or settings.als.l1_item:
+        yield "als.solver", "only the squared loss, without κ and constraint, and clicks have a choice of solvers"
+    if not kafka.security_protocol.startswith("SASL"):
+        for name in ("sasl_mechanism", "sasl_username", "sasl_password"):
+            yield f"kafka.{name}", f"kafka.security_protocol is {kafka.security_protocol!r}: nobody logs in"
+    if not kafka.security_protocol.endswith("SSL"):
+        yield "kafka.ssl_cafile", f"kafka.security_protocol is {kafka.security_protocol!r}: nothing is encrypted"
+
 
 def load(file: Path | None = None, assignments: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> Settings:
     """Return the settings of *file*, *environment* (default: the process's) and ``section.key=value`` *assignments*.
@@ -396,17 +444,21 @@ def reference() -> str:
 
 
 def toml(settings: Settings, *, documented: bool) -> str:
-    """Return *settings* as a TOML file that `load` reads; unset ones are commented out, and left out unless *documented*."""
+    """Return *settings* as a TOML file that `load` reads; unset ones are commented out, and left out unless *documented*.
+
+    What holds a password is commented out, too, without it: it is to be given again.
+    """
     lines = ["# Every setting of the Factorstream worker. Unset ones are commented out.", ""] if documented else []
     for section, group in Settings.model_fields.items():
         lines.append(f"[{section}]" + (f"  # {(group.annotation.__doc__ or '').strip()}" if documented else ""))
         for name, field in _fields(group.annotation).items():
             value = getattr(getattr(settings, section), name)
+            shown = masked(value) if isinstance(value, str) else value
             if documented:
                 lines.append(f"# {' '.join((field.description or '').split())}")
             if documented or value is not None:
-                hidden = value is None or isinstance(value, SecretStr)  # asterisks shall not become a password
-                lines.append(f"{'# ' if hidden else ''}{name} = {_toml(value)}")
+                hidden = value is None or isinstance(value, SecretStr) or shown != value  # asterisks shall not become a password
+                lines.append(f"{'# ' if hidden else ''}{name} = {_toml(shown)}")
         lines.append("")
     return "\n".join(lines)
 
@@ -423,6 +475,15 @@ def chosen(settings: Settings, sections: Sequence[str]) -> str:
 def _fields(section: Any) -> Mapping[str, Any]:
     fields: Mapping[str, Any] = section.model_fields
     return fields
+
+
+def masked(url: str) -> str:
+    """Return *url* with asterisks in the place of a password."""
+    begin, at, rest = url.rpartition("@")
+    scheme, slashes, login = begin.partition("//")
+    user, colon, password = login.partition(":")
+    shown = f"{scheme}{slashes}{user}{colon}{ASTERISKS}{at}{rest}" if password else url
+    return re.sub(r"(?<=[?&]password=)[^&]+", ASTERISKS, shown)
 
 
 def _toml(value: object) -> str:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from factorstream.codec import Decoded
 from factorstream.worker.checkpoint import Checkpoint, Facts, Snapshot, restored_model
 from factorstream.worker.identities import Identities
-from factorstream.worker.kernels.memory import reserve
 from factorstream.worker.learn.learner import Learned, adopt
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.model.journal import Entries, Events
 from factorstream.worker.model.level import Level
 from factorstream.worker.model.model import Model, Sweep
 from factorstream.worker.pending import Pending
+from factorstream.worker.shadows import Shadows
 
 
 class State:
@@ -38,7 +36,7 @@ class State:
         self.epoch = 0
         self.pending = Pending()
         self._entries: list[Entries] = []
-        self._shadows: dict[str, NDArray[Any]] = {}
+        self._shadows = Shadows()
 
     # --- learning
 
@@ -57,6 +55,7 @@ class State:
             self.pending.add_items(learned.touched_items)
         if learned.solved is not None:
             self.pending.add_solved(learned.solved)
+        self._shadows.follow(self.model.users.n, self.model.items.n, self.model.tables)
 
     # --- surviving
 
@@ -78,7 +77,7 @@ class State:
         model, ratings = self.model, self.model.ratings
         n_users, n_items = len(self.identities.users.names), len(self.identities.items.names)
         ratings.grow(n_users, n_items)
-        arrays = {name: self._copy(name, live) for name, live in model.tables().items()}
+        arrays = {name: self._shadows.copy(name, live) for name, live in model.tables().items()}
         arrays["users.pending"] = np.flatnonzero(self.pending.users[:n_users])
         arrays["items.pending"] = np.flatnonzero(self.pending.items[:n_items])
         arrays["seen.pending"] = np.flatnonzero(self.pending.seen[:n_users])
@@ -132,13 +131,4 @@ class State:
         self.pending.seen[arrays.get("seen.pending", arrays["users.pending"])] = True
         self.pending.blocks.update(dict.fromkeys(arrays["blocks.pending"].tolist()))
         for name, live in self.model.tables().items():  # now, so that the first checkpoint finds memory to copy into
-            self._copy(name, live)
-
-    def _copy(self, name: str, live: NDArray[Any]) -> NDArray[Any]:
-        """Copy *live* into memory that is kept for the next copy: fresh pages cost ten times the copying."""
-        shadow = self._shadows.get(name)
-        if shadow is None:
-            shadow = self._shadows[name] = reserve(live.shape[1:], live.dtype)
-        copy = shadow[: len(live)]
-        np.copyto(copy, live)
-        return copy
+            self._shadows.copy(name, live)

@@ -26,7 +26,7 @@ from factorstream.worker.learn import uncertainty
 from factorstream.worker.learn.learner import Learner, new_model
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.loop import HEARTBEAT_S, Parts
-from factorstream.worker.model.journal import Events, Kind
+from factorstream.worker.model.journal import Events, Kind, base_of, ratings_of
 from factorstream.worker.model.level import Level
 from factorstream.worker.model.model import Model
 from factorstream.worker.publishing import Drafter
@@ -228,21 +228,27 @@ def fresh_state(settings: Settings) -> State:
 
 
 def warm_up(learner: Learner, settings: Settings) -> None:
-    """Compile, or load, every kernel that learning needs, on a model that is thrown away."""
+    """Compile, or load, every kernel that a worker ever needs, on a model that is thrown away.
+
+    In the loop the first forgetting would stop it for that long, in the writing thread the first folding of the journal would.
+    """
     step = learner.learning.rating_step
     model = new_model(learner.learning, settings.model.rank, settings.model.seed, (0.0, step))
     n = 64
+    forgotten = [Kind.FORGET_USER, Kind.REMOVE_ITEM]
     events = Events(
-        np.repeat(np.array([Kind.RATE, Kind.UNRATE], np.uint8), n),
-        np.tile(np.arange(n, dtype=np.int32) % 3, 2),
-        np.tile(np.arange(n, dtype=np.int32), 2),
-        np.repeat(np.array([step, np.nan], np.float32), n),
-        np.arange(2 * n, dtype=np.int64),
+        np.append(np.repeat(np.array([Kind.RATE, Kind.UNRATE], np.uint8), n), np.array(forgotten, np.uint8)),
+        np.append(np.tile(np.arange(n, dtype=np.int32) % 3, 2), np.array([0, -1], np.int32)),
+        np.append(np.tile(np.arange(n, dtype=np.int32), 2), np.array([-1, 1], np.int32)),
+        np.append(np.repeat(np.array([step, np.nan], np.float32), n), np.full(2, np.nan, np.float32)),
+        np.arange(2 * n + 2, dtype=np.int64),
     )
     for _ in learner.learn(model, events):
         pass
     learner.solve_idle_block(model)
     model.ratings.newest_items(np.zeros(1, np.int32), 1)
+    model.ratings.user_is_empty(0)
+    ratings_of(base_of(model.ratings), [], model.users.n, model.items.n)
 
 
 def wall_ms() -> int:

@@ -64,7 +64,7 @@ def stalls(rank):
         log.append(0, value)
     with tempfile.TemporaryDirectory(prefix="factorstream-bench-") as folder:
         checkpoints = opened(folder)
-        save(checkpoints, rows_without_history(settings), log.identity)
+        grown = save(checkpoints, rows_without_history(settings), log.identity)
         checkpoints.close()
         checkpoints = opened(folder)
         durable, writing, calm = [], [], []
@@ -77,12 +77,13 @@ def stalls(rank):
         checkpoints.close()
     copies = [1e3 * one.stall_seconds for one in durable]
     return [
+        Figure("the copy of a worker that has just grown to them", 1e3 * grown, "ms", at_most=MOST_STALL_MS),
         Figure("the loop stops for the copy, first after a start", copies[0], "ms", at_most=MOST_STALL_MS),
         Figure("the loop stops for the copy, longest of the next three", max(copies[1:]), "ms", at_most=MOST_STALL_MS),
         Figure("500 events learned while one is copied and written, longest", max(writing), "ms", at_most=MOST_STALL_MS),
         Figure("the same, median", statistics.median(writing), "ms"),
-        Figure("500 events learned while none is, longest", max(calm), "ms"),
-        Figure("the same, median", statistics.median(calm), "ms"),
+        Figure("500 events learned while none is, longest", max(calm, default=float("nan")), "ms"),
+        Figure("the same, median", statistics.median(calm or [float("nan")]), "ms"),
         Figure("from the copy to the rename", statistics.median(one.seconds for one in durable), "s"),
         Figure("size", durable[-1].size_bytes / 1e6, "MB"),
     ]
@@ -127,14 +128,19 @@ def opened(folder):
 
 
 def save(checkpoints, state, identity):
-    """Write a checkpoint of *state*, which has learned what is before the first record of *identity*, all of it published."""
+    """Write a checkpoint of *state*, which has learned what is before the first record of *identity*, all of it published.
+
+    Return the seconds that its copy took.
+    """
     source = (identity.cluster_id, identity.topic, identity.topic_id)
     state.epoch, state.pending = EPOCH, Pending()
-    checkpoints.begin(
-        state.snapshot(sequence=0, source=source, seen_items=256, platform=kernels.platform(), created_ms=wall_ms())
-    )
+    began = time.monotonic()
+    snapshot = state.snapshot(sequence=0, source=source, seen_items=256, platform=kernels.platform(), created_ms=wall_ms())
+    seconds = time.monotonic() - began
+    checkpoints.begin(snapshot)
     checkpoints.wait()
     checkpoints.durable()
+    return seconds
 
 
 def turns(settings, log, checkpoints):

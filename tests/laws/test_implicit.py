@@ -12,7 +12,7 @@ from factorstream.worker.learn.learner import Learner, new_model
 from factorstream.worker.model.model import ITEMS, USERS
 from factorstream.worker.wiring import learning_of
 from tests.laws.strategies import logs
-from tests.laws.world import Crash, Fuse, World, held, live, published, settings_of, worker
+from tests.laws.world import World, held, last_of, live, published, settings_of, worker
 
 SETTINGS = settings_of("model.loss=implicit", "implicit.alpha=2")
 IDLE = settings_of("model.loss=implicit", "sweep.when_idle=true")
@@ -67,14 +67,7 @@ def test_neither_a_crash_anywhere_nor_other_batches_change_a_bit(log, crashes, o
 def test_any_run_with_any_crashes_is_what_its_own_journal_says(log, crashes, max_records, n_idle):
     world = World()
     world.write(log)
-    for length in [*crashes, None]:
-        try:
-            state, parts, turns = worker(world, IDLE, fuse=Fuse(length), max_records=max_records)
-            for _, _ in zip(range(len(log) + n_idle), turns, strict=False):
-                pass
-            parts.checkpoints.begin(parts.snapshot(state))
-        except Crash:
-            continue
+    state = last_of(world, IDLE, crashes, max_records=max_records, n_turns=len(log) + n_idle)
     assert replayed(world.folder.checkpoints[-1].journal, IDLE).state_hash() == state.model.state_hash()
 
 

@@ -176,3 +176,16 @@ def published(world):
             if name.startswith(prefix):
                 found[side, name.removeprefix(prefix)] = unpack(name.removeprefix(prefix), side, value)
     return found
+
+
+def last_of(world, settings, crashes, *, max_records, n_turns):
+    """Let workers crash one after another, and a last one go on for *n_turns*; return its state, which has a checkpoint."""
+    for length in [*crashes, None]:
+        try:
+            state, parts, turns = worker(world, settings, fuse=Fuse(length), max_records=max_records)
+            for _, _ in zip(range(n_turns), turns, strict=False):
+                pass
+            parts.checkpoints.begin(parts.snapshot(state))
+        except Crash:
+            continue
+    return state

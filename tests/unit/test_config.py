@@ -4,7 +4,7 @@ import tomllib
 
 import pytest
 
-from factorstream.worker.config import keys, load, reference, toml
+from factorstream.worker.config import Redis, keys, load, masked, reference, toml
 from factorstream.worker.errors import UserMistake
 
 
@@ -71,9 +71,29 @@ def test_a_range_that_is_none_is_refused():
 
 def test_a_password_is_neither_shown_nor_replaced_by_asterisks(tmp_path):
     file = tmp_path / "f.toml"
-    file.write_text(toml(load(None, ["kafka.sasl_password=secret"], {}), documented=False))
+    file.write_text(toml(load(None, ["kafka.sasl_password=secret", "kafka.security_protocol=SASL_SSL"], {}), documented=False))
     assert "secret" not in file.read_text()
     assert load(file, [], {}).kafka.sasl_password is None
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:secret@cache:6379/0", "redis://:**********@cache:6379/0"),
+        ("rediss://worker:s/e@c:r?et@cache", "rediss://worker:**********@cache"),
+        ("redis://cache/0?username=worker&password=secret&db=1", "redis://cache/0?username=worker&password=**********&db=1"),
+        ("redis://worker@cache:6379/0", "redis://worker@cache:6379/0"),
+        ("unix:///run/redis.sock", "unix:///run/redis.sock"),
+    ],
+)
+def test_the_password_in_an_address_is_not_shown(url, shown, tmp_path):
+    settings = load(None, [f"redis.url={url}"], {})
+    assert masked(url) == shown
+    assert settings.redis.url == url
+    assert settings.model_dump(mode="json")["redis"]["url"] == shown
+    file = tmp_path / "f.toml"
+    file.write_text(toml(settings, documented=False))
+    assert load(file, [], {}).redis.url == (url if shown == url else Redis().url)
 
 
 def test_the_reference_has_every_setting_explained_and_loads_to_the_defaults(tmp_path):
@@ -111,12 +131,37 @@ STARS = ["model.rating_min=1", "model.rating_max=5"]
         (["model.loss=ordinal", *STARS, "model.rating_step=0.3"], "a whole number"),
         (["model.rating_step=1"], "rating_step is for loss = ordinal"),
         (["sgd.power=2", "sgd.schedule=inverse"], "less than or equal to 1"),
+        (["sgd.beta1=0.5"], "sgd.beta1 = 0.5 would change nothing: sgd.optimizer is 'sgd', and only momentum and adam have it"),
+        (["sgd.beta1=0.5", "sgd.optimizer=rmsprop"], "only momentum and adam"),
+        (["sgd.beta2=0.5", "sgd.optimizer=momentum"], "sgd.optimizer is 'momentum', and only rmsprop and adam have it"),
+        (["sgd.decay=0.1", "sgd.schedule=constant"], "sgd.schedule is 'constant', and only count has it"),
+        (["sgd.power=0.5"], "sgd.schedule is 'count', and only inverse has it"),
+        (["implicit.alpha=2"], "model.loss is 'squared', and only implicit weighs clicks"),
+        (["model.loss=implicit", "sgd.schedule=constant"], "no steps are taken"),
+        (["model.learner=posterior", "sgd.fold_in=3"], "with model.learner = 'posterior' rows are solved"),
+        (["model.learner=posterior", "als.solver=cg"], "solved with their variances"),
+        (["model.loss=poisson", "als.solver=exact"], 'als.solver = "exact" would change nothing: only the squared loss'),
+        (["als.l1_user=0.1", "als.solver=exact"], "have a choice of solvers"),
+        (["model.nonnegative=true", "als.lambda_bias=1"], "there are no biases"),
+        (["model.nonnegative=true", "sgd.bias_learning_rate=1"], "there are no biases"),
+        (["kafka.sasl_username=worker"], "nobody logs in"),
+        (["kafka.sasl_password=secret"], 'kafka.sasl_password = "**********" would change nothing'),
+        (["kafka.ssl_cafile=ca.pem", "kafka.security_protocol=SASL_PLAINTEXT"], "nothing is encrypted"),
     ],
 )
 def test_settings_that_make_no_sense_together_are_refused_with_the_reason(assignments, told):
     with pytest.raises(UserMistake) as caught:
         load(None, assignments, {})
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [[], ["sgd.optimizer=adam"], ["model.loss=poisson"], ["model.learner=posterior"]])
+def test_the_defaults_of_what_nothing_reads_are_not_refused(change, tmp_path):
+    """A file of all settings, as 'factorstream config' writes it, can be loaded."""
+    settings = load(None, change, {})
+    file = tmp_path / "all.toml"
+    file.write_text(toml(settings, documented=False))
+    assert load(file, [], {}) == settings
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,10 @@ import math
 import pytest
 
 from factorstream.worker import tuning
+from factorstream.worker.cli import tune as tune_module
 from factorstream.worker.cli.tune import tune as tune_command
+from factorstream.worker.config import load
+from factorstream.worker.model.level import Level
 
 BEGUN = {"sgd.learning_rate": 0.1, "als.lambda_user": 8.0, "sgd.fold_in": 8, "sgd.decay": 0.0}
 BEST = {"sgd.learning_rate": 0.2, "als.lambda_user": 5.0, "sgd.fold_in": 20}
@@ -66,6 +69,25 @@ def test_a_large_step_is_looked_around_as_a_small_one():
     begun = {"sgd.bias_learning_rate": 90.0}
     trials = list(tuning.tune(lambda values: iter([values["sgd.bias_learning_rate"]]), begun, [90.0], n_trials=3, seed=0))
     assert all(22.4 < trial.values["sgd.bias_learning_rate"] < 361 for trial in trials)
+
+
+LAMBDAS = {"als.lambda_user", "als.lambda_item", "als.lambda_bias"}
+
+
+@pytest.mark.parametrize(
+    ("assignments", "tuned"),
+    [
+        ([], set()),
+        (["als.lambda_item=3"], {"als.lambda_item"}),
+        (["model.learn_priors=false"], LAMBDAS),
+        (["als.weighted=true"], LAMBDAS),
+        (["model.nonnegative=true"], LAMBDAS - {"als.lambda_bias"}),
+    ],
+)
+def test_what_the_model_learns_itself_is_left_to_it(assignments, tuned):
+    values = tune_module._values(load(None, assignments, {}), Level())
+    assert LAMBDAS & values.keys() == tuned
+    load(None, [*assignments, *(f"{key}={value}" for key, value in values.items())], {})
 
 
 @pytest.mark.parametrize(

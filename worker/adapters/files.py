@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from factorstream.worker.adapters.manifest import FORMAT, File, Manifest, Segment, joined
 from factorstream.worker.checkpoint import NAMES_IN_CHUNK, Checkpoint, Facts, Snapshot
 from factorstream.worker.errors import CheckpointDamaged, CheckpointFailed, CheckpointMismatch, CheckpointsLocked
-from factorstream.worker.model.journal import ENTRY, Entries, base_of, ratings_of
+from factorstream.worker.model.journal import ENTRY, Entries, base_of, concatenated, ratings_of
 from factorstream.worker.ports import Written
 
 log = structlog.get_logger()
@@ -242,7 +242,7 @@ class FileCheckpoints:
 
     def _made(self, snapshot: Snapshot) -> Manifest:
         before, facts = self._manifest, snapshot.facts
-        entries = np.concatenate(self._tail.entries) if self._tail.entries else np.empty(0, ENTRY)
+        entries = concatenated(self._tail.entries)
         journal = list(before.journal) if before else []
         if len(entries) or (before and before.facts.learning != facts.learning):  # what settings drop, they drop in a replay too
             began = (before.facts.epoch, before.facts.position) if before else (0, 0)
@@ -288,7 +288,7 @@ class FileCheckpoints:
         return msgspec.structs.replace(manifest, journal=[*journal, *manifest.journal[len(old) :]])
 
     def _one(self, group: Sequence[Segment]) -> Segment:
-        file = self._save_array("journal", np.concatenate([self.entries(segment.file) for segment in group]))
+        file = self._save_array("journal", concatenated([self.entries(segment.file) for segment in group]))
         return msgspec.structs.replace(group[0], file=file, last_position=group[-1].last_position)
 
     def _older_than_kept(self, manifest: Manifest) -> list[Segment]:

@@ -42,6 +42,7 @@ def tune(
     """Choose step sizes, regularisation and fold-in by the error of predicting each rating of your history before learning it.
 
     That error is what 'factorstream evaluate' measures. What else is set, such as model.rank, stays as it is, and is written too.
+    While model.learn_priors is on, λ that are unset are learned as the ratings come, and are left unset.
     The same seed finds the same. The best of N trials is a little better on this history than it will be on what comes.
     """
     from factorstream.worker.cli.progress import told
@@ -117,20 +118,25 @@ def _errors(settings: Settings, events: Events) -> Iterator[tuple[float, Level]]
 
 
 def _values(settings: Settings, level: Level) -> dict[str, float | int]:
-    """Return what is tuned, as it is: unset settings in numbers, at *level*."""
+    """Return what is tuned, as it is: unset settings in numbers, at *level*. λ that the model learns itself are left to it."""
     from factorstream.worker.wiring import learning_of
 
     learning = learning_of(settings)
     rates, penalty = learning.rates(level), learning.penalty(level)
-    return {
+    told = {
+        "als.lambda_user": (learning.lambda_user, penalty.user),
+        "als.lambda_item": (learning.lambda_item, penalty.item),
+        "als.lambda_bias": (learning.lambda_bias, penalty.bias),
+    }
+    values = {
         "sgd.learning_rate": rates.factors,
         "sgd.bias_learning_rate": rates.biases,
         "sgd.decay": rates.decay,
         "sgd.fold_in": learning.fold_in,
-        "als.lambda_user": penalty.user,
-        "als.lambda_item": penalty.item,
-        "als.lambda_bias": penalty.bias,
+        **{key: at_level for key, (given, at_level) in told.items() if given is not None or not learning.has_priors},
     }
+    of_biases = ("sgd.bias_learning_rate", "als.lambda_bias")
+    return {key: value for key, value in values.items() if not (learning.nonnegative and key in of_biases)}
 
 
 def _line(number: int, trial: Trial) -> str:

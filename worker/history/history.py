@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 I32 = NDArray[np.int32]
 
+AT_ONCE = 1 << 22
+"""Codes that are looked through at once, so that what that takes is nothing beside the columns."""
+
 
 @dataclass(frozen=True, slots=True)
 class History:
@@ -52,7 +55,9 @@ def _by_appearance(codes: I32, names: Sequence[str]) -> tuple[I32, list[str]]:
     """Return *codes* and *names* numbered anew by first appearance, names that do not appear left out."""
     n = len(codes)
     first = np.full(len(names), n, np.int64)
-    first[codes[::-1]] = np.arange(n - 1, -1, -1)  # of entries written several times the last stays: the earliest
+    for stop in range(n, 0, -AT_ONCE):
+        start = max(0, stop - AT_ONCE)
+        first[codes[start:stop][::-1]] = np.arange(stop - 1, start - 1, -1)  # of several entries the last stays: the earliest
     order = np.argsort(first, kind="stable")
     order = order[first[order] < n]
     renumbered = np.empty(len(names), np.int32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from pathlib import Path
 
@@ -22,18 +23,25 @@ def read(path: Path, limit: int | None = None, *, zero_is_missing: bool = False)
         zero_is_missing: Whether a 0 in a matrix is no rating; nothing but a matrix may be read so.
     """
     try:
-        content = path.read_bytes()
-        if content.startswith(GZIP):
-            content = gzip.decompress(content)
+        with path.open("rb") as file:
+            if not file.peek(len(GZIP)).startswith(GZIP):
+                return _read(file, str(path), limit, zero_is_missing=zero_is_missing)
+            with io.BufferedReader(gzip.GzipFile(fileobj=file)) as unpacked:  # type: ignore[arg-type]  # it is what that wants
+                return _read(unpacked, str(path), limit, zero_is_missing=zero_is_missing)
     except FileNotFoundError as error:
         raise UserMistake(f"{path}: there is no such file") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserMistake(f"{path} is gzipped, but damaged or cut short ({error}); get it anew") from error
     except OSError as error:
         raise UserMistake(f"{path} cannot be read: {error.strerror}") from error
-    if content.startswith(NUMPY):
-        return dense.read(content, str(path), limit, zero_is_missing=zero_is_missing)
+
+
+def _read(file: io.BufferedReader, path: str, limit: int | None, *, zero_is_missing: bool) -> History:
+    begins = file.peek(len(NUMPY))
+    if begins.startswith(NUMPY):
+        return dense.read(file.read(), path, limit, zero_is_missing=zero_is_missing)
     if zero_is_missing:
         raise UserMistake(f"--zero-is-missing is about a matrix (.npy), and {path} is a list of ratings: leave it out")
-    reader = parquet.read if content.startswith(PARQUET) else text.read
-    return reader(content, str(path), limit)
+    if begins.startswith(PARQUET):
+        return parquet.read(file.read(), path, limit)
+    return text.read(file, path, limit)

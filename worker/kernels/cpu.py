@@ -46,6 +46,7 @@ from factorstream.worker.kernels.careful import solve_carefully
 from factorstream.worker.kernels.compiled import Int
 from factorstream.worker.kernels.cpu_fold import scratch
 from factorstream.worker.kernels.effects import Effects, Pull
+from factorstream.worker.kernels.layout import batch_as_columns, column, histories_as_columns
 from factorstream.worker.kernels.terms import N_TERMS, Memory, first_variances
 
 name = "cpu"
@@ -90,7 +91,7 @@ def sgd(
     optimizer: Optimizer = SGD,
 ) -> Scored:
     """Learn from *batch*, one event after another (`api.Kernels.sgd`)."""
-    flat_users, flat_items, batch = _side(users), _side(items), _batch(batch)
+    flat_users, flat_items, batch = _side(users), _side(items), batch_as_columns(batch)
     if not objective.is_least_squares or optimizer.name != "sgd" or rates.power:
         return _sgd(users, items, batch, intercept, objective, rates, optimizer)
     n, flat = len(batch.ratings), batch._replace(user_means=batch.user_means.reshape(-1), item_means=batch.item_means.reshape(-1))
@@ -103,8 +104,8 @@ def sgd(
     while done < n:
         event = _event(batch, done)
         one = reference.sgd(users, items, event, intercept=intercept, objective=objective, rates=rates)
-        for column, found in zip(scored, one, strict=True):
-            column[done] = found[0]
+        for filled, found in zip(scored, one, strict=True):
+            filled[done] = found[0]
         done = cpu_sgd.learn(flat_users, flat_items, flat, done + 1, center, weights, steps, room, scored)
     return scored
 
@@ -123,7 +124,7 @@ def als(
 ) -> F64:
     """Solve each of *rows* (`api.Kernels.als`)."""
     if not objective.is_least_squares:
-        return _als(own, other, _int32(rows), _histories(histories), intercept, objective, of_users)
+        return _als(own, other, column(rows, np.int32), histories_as_columns(histories), intercept, objective, of_users)
     penalty, _ = objective.penalty.on(users=of_users)
     weights = penalty, objective.penalty.bias, objective.penalty.weighted
     return _least_squares(own, other, rows, histories, means, intercept, weights, solver)
@@ -178,13 +179,13 @@ def _least_squares(
     solver: Solver,
 ) -> F64:
     """Solve each of *rows*; *weights* are λ, μ and whether they are weighted."""
-    flat_own, flat_other, rows, histories = _side(own), _side(other), _int32(rows), _histories(histories)
+    flat_own, flat_other, rows, histories = _side(own), _side(other), column(rows, np.int32), histories_as_columns(histories)
     counts, gains = np.diff(histories.starts), np.zeros(len(rows))
     penalty, bias_penalty, weighted = weights
     careful = np.full(len(rows), penalty <= 0)
     if penalty > 0:
         numbers = _scalar(intercept), _scalar(penalty), _scalar(bias_penalty), bool(weighted)
-        task = flat_own, flat_other, rows, histories, _float32(means).reshape(-1), numbers
+        task = flat_own, flat_other, rows, histories, column(means, np.float32).reshape(-1), numbers
         left = np.ones(len(rows), np.bool_)
         _one_by_one(task, counts, gains, careful, left)
         if solver == "cg" or (solver == "auto" and own.factors.shape[1] >= CG_FROM):
@@ -254,14 +255,14 @@ def implicit(
     solver: Solver = "auto",
 ) -> F64:
     """Solve each of *rows* over all pairs (`api.Kernels.implicit`)."""
-    flat_own, flat_other, rows, histories = _side(own), _side(other), _int32(rows), _histories(histories)
+    flat_own, flat_other, rows, histories = _side(own), _side(other), column(rows, np.int32), histories_as_columns(histories)
     rank, counts = own.factors.shape[1], np.diff(histories.starts)
     gains, careful, left = np.zeros(len(rows)), penalties <= 0, np.ones(len(rows), np.bool_)
     if solver == "cg" or (solver == "auto" and rank >= IMPLICIT_CG_FROM):
         _by_whitening((own, flat_other, rows, histories), counts, gram, alpha, penalties, gains, left)
     entries = np.flatnonzero(left)
     groups, taken = cpu_implicit.groups(entries, counts), np.zeros(1, np.int64)
-    flat_gram, weights = cpu_implicit.padded_gram(gram), _float32(penalties)
+    flat_gram, weights = cpu_implicit.padded_gram(gram), column(penalties, np.float32)
 
     def work() -> None:
         room = cpu_implicit.room(rank)
@@ -280,8 +281,8 @@ def implicit(
 def calibrate(memory: Memory, scored: Scored, batch: Batch, timestamps_ms: I64, *, spread: float) -> F32:
     """Correct each score, then learn from its rating (`api.Kernels.calibrate`)."""
     errors, room = np.empty(len(batch.ratings), np.float32), np.empty((2, N_TERMS))
-    times = _column(timestamps_ms, np.int64)
-    cpu_calibrate.calibrate(memory, scored, _batch(batch), times, float(spread), first_variances(), room, errors)
+    times = column(timestamps_ms, np.int64)
+    cpu_calibrate.calibrate(memory, scored, batch_as_columns(batch), times, float(spread), first_variances(), room, errors)
     return errors
 
 
@@ -290,22 +291,22 @@ def meet(users: Effects, items: Effects, batch: Batch, changes: NDArray[np.int8]
     width = users.said.shape[1]
     means = np.empty((2, len(changes), width), np.float32)
     flat = [one.reshape(-1) for one in means]
-    cpu_effects.meet(_effects(users), _effects(items), _batch(batch), _column(changes, np.int8), width, *flat)
+    cpu_effects.meet(_effects(users), _effects(items), batch_as_columns(batch), column(changes, np.int8), width, *flat)
     return means[0], means[1]
 
 
 def recall(own: Effects, other: Effects, rows: I32, histories: Histories) -> F32:
     """Sum anew what *rows* were told (`api.Kernels.recall`)."""
     width = own.said.shape[1]
-    means = np.empty((len(rows), width), np.float32)
-    cpu_effects.recall(_effects(own), _effects(other), _int32(rows), _histories(histories), width, means.reshape(-1))
+    means, columns = np.empty((len(rows), width), np.float32), (column(rows, np.int32), histories_as_columns(histories))
+    cpu_effects.recall(_effects(own), _effects(other), *columns, width, means.reshape(-1))
     return means
 
 
 def attribute(own: Effects, other: Effects, side: Side, rows: I32, histories: Histories, counts: I32, pull: Pull) -> None:
     """Find the effects of *rows* (`api.Kernels.attribute`)."""
     width, flat = own.said.shape[1], _side(side)
-    columns = _int32(rows), _histories(histories), _int32(counts)
+    columns = column(rows, np.int32), histories_as_columns(histories), column(counts, np.int32)
     room, strengths = np.empty(width, np.float32), Pull(*map(_scalar, pull))
     cpu_effects.attribute(_effects(own), _effects(other), *flat, *columns, width, strengths, room)
 
@@ -406,39 +407,6 @@ def _side(side: Side) -> Side:
     if len(side.factors) != len(side.biases):
         raise TypeError(f"as many biases as rows of factors were expected, not {len(side.biases)} and {len(side.factors)}")
     return Side(side.factors.reshape(-1), side.biases)
-
-
-def _batch(batch: Batch) -> Batch:
-    return Batch(
-        user_rows=_int32(batch.user_rows),
-        item_rows=_int32(batch.item_rows),
-        ratings=_float32(batch.ratings),
-        user_counts=_int32(batch.user_counts),
-        item_counts=_int32(batch.item_counts),
-        user_histories=_histories(batch.user_histories),
-        item_histories=_histories(batch.item_histories),
-        user_means=_float32(batch.user_means),
-        item_means=_float32(batch.item_means),
-    )
-
-
-def _histories(histories: Histories) -> Histories:
-    return Histories(_column(histories.starts, np.int64), _int32(histories.others), _float32(histories.ratings))
-
-
-def _int32(column: NDArray[Any]) -> I32:
-    return _column(column, np.int32)
-
-
-def _float32(column: NDArray[Any]) -> F32:
-    return _column(column, np.float32)
-
-
-def _column(column: NDArray[Any], dtype: Any) -> Any:
-    """Return *column* in the one layout that is compiled for; no copy if it has it."""
-    if column.dtype == dtype and column.flags.carray:  # what np.require finds out in ten times the time
-        return column
-    return np.require(column, dtype, ["C", "A", "W"])
 
 
 def _event(batch: Batch, j: Int) -> Batch:

@@ -41,4 +41,6 @@ def batch_as_columns(batch: Batch) -> Batch:
         item_counts=column(batch.item_counts, np.int32),
         user_histories=histories_as_columns(batch.user_histories),
         item_histories=histories_as_columns(batch.item_histories),
+        user_means=column(batch.user_means, np.float32),
+        item_means=column(batch.item_means, np.float32),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import mmap
 import os
@@ -16,6 +17,7 @@ SHARES = 64
 """Reservations, about, that limited address space is to suffice for."""
 MOST_ROWS = np.iinfo(np.int32).max
 NORESERVE = 0x4000  # MAP_NORESERVE of Linux; the mmap module names it from Python 3.13 only
+POPULATE_WRITE = 23  # MADV_POPULATE_WRITE of Linux 5.14; the mmap module does not name it
 
 
 def reserve(row_shape: tuple[int, ...], dtype: DTypeLike, *, huge_pages: bool = True) -> NDArray[Any]:
@@ -35,6 +37,17 @@ def reserve(row_shape: tuple[int, ...], dtype: DTypeLike, *, huge_pages: bool = 
     return np.frombuffer(memory, kind, count=n_rows * math.prod(row_shape)).reshape(n_rows, *row_shape)
 
 
+def populate(part: NDArray[Any]) -> bool:
+    """Have memory behind *part* of a reservation before it is written; its content stays, and others may use it meanwhile.
+
+    The interpreter's lock is not held, and the address space for a huge page's time at once only. Returns whether the system can;
+    where it cannot (before Linux 5.14), whoever writes first waits for the memory, as ever.
+    """
+    start = part.ctypes.data // mmap.PAGESIZE * mmap.PAGESIZE
+    stop = part.ctypes.data + part.nbytes
+    return all(_madvise(at, min(HUGE_PAGE, stop - at), POPULATE_WRITE) == 0 for at in range(start, stop, HUGE_PAGE))
+
+
 def physical_memory() -> int:
     """Return the machine's memory in bytes."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -44,6 +57,10 @@ def most_bytes() -> int:
     """Return how large one reservation may be: the machine's memory, or a share of the address space if that is limited."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     return physical_memory() if limit == resource.RLIM_INFINITY else min(physical_memory(), limit // SHARES)
+
+
+_madvise = ctypes.CDLL(None).madvise
+_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 def _map(size_bytes: int) -> mmap.mmap:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorstream.worker.kernels.compiled import compiled, inlined
+from factorstream.worker.kernels.memory import reserve
 
 U8 = NDArray[np.uint8]
 
@@ -73,14 +74,19 @@ class Stop(NamedTuple):
     stop: int
 
 
-def new_names(n_slots: int, n_bytes: int) -> Names:
-    """Return an empty table with *n_slots*, a power of two, and room for *n_bytes* of content (untouched room costs nothing)."""
+def new_names(n_slots: int) -> Names:
+    """Return an empty table with *n_slots*, a power of two, and room for as many bytes as memory has."""
     return Names(
-        np.empty(n_bytes + MOST_ID_BYTES, np.uint8),
+        reserve((), np.uint8, huge_pages=False),
         np.zeros(n_slots // 2 + 2, np.int64),
         np.zeros(n_slots, np.int32),
         np.zeros(1, np.int64),
     )
+
+
+def new_columns() -> Columns:
+    """Return columns with room for as many lines as memory has; only what is filled costs any."""
+    return Columns(*(reserve((), kind, huge_pages=False) for kind in (np.int32, np.int32, np.float32, np.int64)))
 
 
 def doubled(names: Names) -> Names:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from factorstream.worker.kernels.api import F32, I32, I64, Histories
+from factorstream.worker.kernels.layout import column
 from factorstream.worker.kernels.store import ITEMS, NEVER, USERS, new_store, open_pool
 from factorstream.worker.kernels.store_read import count_pairs, read_newest_of_all, read_pairs, read_pairs_of, read_rows, row_size
 from factorstream.worker.kernels.store_write import Events, History, Outcome, accept, forget_row, load
@@ -169,11 +170,11 @@ class Ratings:
         Raises `IndexError` for a row that `grow` did not make.
         """
         events = Events(
-            _column(kinds, np.uint8),
-            _column(user_rows, np.int32),
-            _column(item_rows, np.int32),
-            _column(ratings, np.float32),
-            _column(timestamps_ms, np.int64),
+            column(kinds, np.uint8),
+            column(user_rows, np.int32),
+            column(item_rows, np.int32),
+            column(ratings, np.float32),
+            column(timestamps_ms, np.int64),
         )
         n = max(0, min(len(events.kinds) - start, limit))
         most_of_items = fold_in if fold_in_items is None else fold_in_items
@@ -223,7 +224,7 @@ class Ratings:
 
     def newest_items(self, user_rows: I32, limit: int) -> Newest:
         """Return the items whose ratings are the newest each user holds, at most *limit*; at equal times the larger row first."""
-        user_rows = _column(user_rows, np.int32)
+        user_rows = column(user_rows, np.int32)
         _check_rows(user_rows, self.n_users)
         room = int(np.minimum(self.user_counts[user_rows], limit).sum(dtype=np.int64))
         newest = Newest(np.empty(len(user_rows) + 1, np.int64), np.empty(room, np.int32))
@@ -258,7 +259,7 @@ class Ratings:
         ratings.grow(len(user_floor_ms), len(item_floor_ms))
         users, items, values, times = entries
         ratings._check_room(len(users))
-        columns = (_column(users, np.int32), _column(items, np.int32), _column(values, np.float32), _column(times, np.int64))
+        columns = (column(users, np.int32), column(items, np.int32), column(values, np.float32), column(times, np.int64))
         if not load(ratings._store, *columns):
             raise ValueError("entries of ratings are not ascending by (user, item), or name rows that do not exist")
         open_pool(ratings._store, 0)
@@ -294,18 +295,13 @@ class Ratings:
         return np.sort(others[: forget_row(self._store, side, row, timestamp_ms, others)])
 
     def _histories(self, side: int, rows: I32, counts: I32) -> Histories:
-        rows = _column(rows, np.int32)
+        rows = column(rows, np.int32)
         _check_rows(rows, len(counts))
         starts = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(counts[rows], out=starts[1:])
         histories = Histories(starts, np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32))
         read_rows(self._store, side, rows, histories.others, histories.ratings)
         return histories
-
-
-def _column(values: ArrayLike, kind: DTypeLike) -> NDArray[Any]:
-    """Return *values* as a contiguous writable array: loops are compiled for that alone. Copies only what is not."""
-    return np.require(values, kind, ("C_CONTIGUOUS", "WRITEABLE", "ALIGNED"))
 
 
 def _check_rows(rows: NDArray[np.integer], n_rows: int) -> None:

@@ -14,13 +14,17 @@ from hypothesis import strategies as st
 
 from factorstream.worker.errors import UserMistake
 from factorstream.worker.history import read
+from factorstream.worker.history import text as text_files
 from factorstream.worker.history.dense import read as read_matrix
-from factorstream.worker.history.text import read as read_text
 
 awkward = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=40)
 plain = st.text("0123456789abcü._-", min_size=1, max_size=8)
 ratings = st.floats(-1000, 1000, width=32)
 times = st.integers(0, 10**10)
+
+
+def read_text(content, path, limit=None, **parts):
+    return text_files.read(io.BytesIO(content), path, limit, **parts)
 
 
 def rows(ids):
@@ -53,6 +57,25 @@ def test_a_csv_file_is_what_a_csv_writer_wrote(ratings, header, line_end):
         fields = {"user_id": user, "item_id": item, "rating": rating, "timestamp": time, "comment": f'{item}, "{user}"'}
         writer.writerow([fields[name] for name in header])
     assert columns(read_text(file.getvalue().encode(), "F")) == expected(ratings)
+
+
+@given(rows(awkward), st.integers(1, 300), st.sampled_from(["\n", "\r\n"]), st.booleans())
+def test_however_a_file_is_cut_into_blocks_it_says_the_same(ratings, block_bytes, line_end, has_mark):
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator=line_end, quoting=csv.QUOTE_ALL)
+    writer.writerows([["user_id", "item_id", "rating", "timestamp"], *ratings])
+    content = b"\xef\xbb\xbf" * has_mark + file.getvalue().encode()
+    cut, whole = read_text(content, "F", block_bytes=block_bytes), read_text(content, "F")
+    assert columns(cut) == expected(ratings)
+    assert (cut.user_names, cut.item_names) == (whole.user_names, whole.item_names)
+
+
+@given(rows(plain), st.integers(1, 300))
+def test_a_mistake_is_told_with_its_line_however_the_file_is_cut(ratings, block_bytes):
+    lines = ["\t".join(map(str, row)) for row in ratings]
+    content = "\n".join([*lines, "", "u\ti\tthree\t4", *lines]).encode()
+    with pytest.raises(UserMistake, match=f"F, line {len(lines) + 2} is .*the rating 'three' is not a number"):
+        read_text(content, "F", block_bytes=block_bytes)
 
 
 @pytest.mark.parametrize("separator", ["\t", "::"])

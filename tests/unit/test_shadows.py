@@ -1,0 +1,75 @@
+"""Memory that checkpoints are copied into."""
+
+import resource
+import threading
+
+import numpy as np
+
+from factorstream.worker.kernels.memory import populate, reserve
+from factorstream.worker.shadows import AHEAD, FEW_ROWS, Shadows
+
+RANK = 64
+N_ROWS = 4 * FEW_ROWS
+
+
+def n_faults():
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+
+
+def settled():
+    """Wait until no thread is finding memory any more."""
+    for thread in threading.enumerate():
+        if thread.name == "shadows":
+            thread.join()
+
+
+def table(n_rows):
+    return np.arange(n_rows * RANK, dtype=np.float32).reshape(n_rows, RANK)
+
+
+def test_a_copy_is_the_tables_and_keeps_its_memory():
+    shadows, live = Shadows(), table(100)
+    first = shadows.copy("users.factors", live)
+    assert np.array_equal(first, live)
+    live += 1
+    second = shadows.copy("users.factors", live[:50])
+    assert np.array_equal(second, live[:50])
+    assert np.shares_memory(first, second)
+
+
+def test_memory_is_there_before_a_copy_of_grown_tables_and_of_an_eighth_more():
+    shadows, live = Shadows(), table(N_ROWS + N_ROWS // AHEAD)
+    shadows.follow(N_ROWS, 1, lambda: {"users.factors": live[:N_ROWS]})
+    settled()
+    before = n_faults()
+    copy = shadows.copy("users.factors", live)
+    faults = n_faults() - before
+    assert np.array_equal(copy, live)
+    assert faults < 20 or not populate(reserve((), np.uint8)[:1])  # of some thousand pages
+
+
+def test_small_tables_stay_small():
+    def tables():
+        raise AssertionError("nothing has grown")
+
+    Shadows().follow(FEW_ROWS, FEW_ROWS, tables)
+
+
+def test_tables_are_looked_at_again_only_when_they_have_outgrown_their_memory():
+    shadows, looked = Shadows(), []
+
+    def grow_to(n_rows):
+        shadows.follow(n_rows, 1, lambda: looked.append(n_rows) or {})
+        settled()
+
+    for n_rows in range(FEW_ROWS, 2 * FEW_ROWS + 1):
+        grow_to(n_rows)
+    assert len(looked) == 6
+
+
+def test_finding_memory_changes_nothing_in_it():
+    part = reserve((RANK,), np.float32)[:N_ROWS]
+    part[: N_ROWS // 2] = 3
+    populate(part)
+    assert (part[: N_ROWS // 2] == 3).all()
+    assert not part[N_ROWS // 2 :].any()

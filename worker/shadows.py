@@ -1,0 +1,54 @@
+"""Memory that checkpoints are copied into: kept for the next copy, and there before a copy needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from threading import Thread
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from factorstream.worker.kernels.memory import populate, reserve
+
+FEW_ROWS = 1 << 13
+"""Of which a copy is cheap, even into memory that is fresh."""
+AHEAD = 8
+"""Memory is found for an eighth more rows than there are."""
+
+
+class Shadows:
+    """Where tables that grow are copied to. Fresh memory costs ten times the copying: so it is found beside the loop."""
+
+    def __init__(self) -> None:
+        self._shadows: dict[str, NDArray[Any]] = {}
+        self._enough = (FEW_ROWS, FEW_ROWS)
+        """Rows of users and items up to which there is memory, or will soon be."""
+        self._filling = Thread()
+
+    def copy(self, name: str, live: NDArray[Any]) -> NDArray[Any]:
+        """Return a copy of *live*, whose memory is that of the copy of this name before."""
+        copy = self._of(name, live)[: len(live)]
+        np.copyto(copy, live)
+        return copy
+
+    def follow(self, n_users: int, n_items: int, tables: Callable[[], Mapping[str, NDArray[Any]]]) -> None:
+        """Have memory for copies of *tables*, which have grown to so many rows; return at once, another thread finds it."""
+        if (n_users <= self._enough[0] and n_items <= self._enough[1]) or self._filling.is_alive():
+            return
+        self._enough = max(FEW_ROWS, n_users + n_users // AHEAD), max(FEW_ROWS, n_items + n_items // AHEAD)
+        long = {name: live for name, live in tables().items() if len(live) > FEW_ROWS}
+        parts = [self._of(name, live)[: len(live) + len(live) // AHEAD] for name, live in long.items()]
+        self._filling = Thread(target=_populate, args=(parts,), name="shadows", daemon=True)
+        self._filling.start()
+
+    def _of(self, name: str, live: NDArray[Any]) -> NDArray[Any]:
+        shadow = self._shadows.get(name)
+        if shadow is None:
+            shadow = self._shadows[name] = reserve(live.shape[1:], live.dtype)
+        return shadow
+
+
+def _populate(parts: Sequence[NDArray[Any]]) -> None:
+    for part in parts:
+        populate(part)
