@@ -204,7 +204,9 @@ def _refuse_what_a_gpu_cannot(settings: Settings) -> None:
     if learning.learner != "sgd" or learning.loss == "implicit":
         reason: str | None = f"learner {learning.learner!r} with loss {learning.loss!r} learns on the processor"
     else:
-        reason = devices.unsupported(learning.objective(Level()), rank=settings.model.rank, fold_in=learning.fold_in)
+        objective, rank = learning.objective(Level()), settings.model.rank
+        reason = devices.unsupported(objective, rank=rank)
+        reason = reason or devices.unsupported_steps(objective, rank=rank, fold_in=learning.fold_in)
     if reason:
         raise UserMistake(f"model.device is 'cuda', but {reason}: choose 'auto' or 'cpu'")
 

@@ -33,6 +33,16 @@ def sparing(test):
     return spared
 
 
+def few(kernels, n, most=6):
+    """Return *n*, or what is enough where *kernels* are interpreted."""
+    return min(n, most) if interpreted(kernels) else n
+
+
+def spared(kernels, *labels, one_in):
+    """Whether *kernels*, interpreted, pass over an example of this name."""
+    return interpreted(kernels) and zlib.crc32(repr(labels).encode()) % one_in > 0
+
+
 def interpreted(kernels):
     """Whether *kernels* are those of a GPU that this machine does not have."""
     return kernels.name == "gpu" and devices.missing() is not None

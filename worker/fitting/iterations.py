@@ -260,7 +260,7 @@ def _stepper(model: Model, kernels: Kernels, learning: Learning, seed: int, mini
                     intercept=model.level.intercept,
                     objective=learning.objective(model.level),
                     rates=rates,
-                    optimizer=optimizer_of(learning, model),
+                    optimizer=optimizer_of(learning, model, kernels),
                 )
 
     return step_all

@@ -143,6 +143,12 @@ class Moments(NamedTuple):
     steps: I32
     """``(rows,)``: Adam's t, a row's own."""
 
+    def fetch(self) -> None:
+        """Bring the arrays up to date, as `Side.fetch` does."""
+
+    def send(self, rows: slice | NDArray[Any]) -> None:
+        """Tell whoever holds the rows that *rows* of the arrays were changed here, as `Side.send` does."""
+
 
 NO_MOMENTS = Moments(np.empty((0, 1), np.float32), np.empty((0, 1), np.float32), np.empty(0, np.int32))
 
@@ -176,6 +182,7 @@ class Scored(NamedTuple):
 
 
 Held = TypeVar("Held", Batch, Histories)
+Rows = TypeVar("Rows", Side, Moments)
 
 
 class Kernels(Protocol):
@@ -183,11 +190,11 @@ class Kernels(Protocol):
 
     name: str
 
-    def hold(self, side: Side, n: int) -> Side:
-        """Return *side*, of which rows below *n* are in use, where these kernels learn; its arrays stay the same.
+    def hold(self, side: Rows, n: int) -> Rows:
+        """Return *side*, or what an optimizer remembers of it, where these kernels learn; its arrays stay the same.
 
-        Kernels take any side. One that they hold costs them no copies; its arrays are up to date only after `Side.fetch`, and
-        what is changed in them is to be told by `Side.send`.
+        Rows below *n* are in use. Kernels take any side. One that they hold costs them no copies; its arrays are up to date only
+        after `Side.fetch`, and what is changed in them is to be told by `Side.send`.
         """
 
     def keep(self, held: Held) -> Held:

@@ -14,19 +14,29 @@ LONGEST = 32
 """Ratings of rows that are folded in there: an n × n matrix of float64 has to fit into the registers of one warp."""
 
 
-def unsupported(objective: Objective, optimizer: Optimizer = SGD, *, rank: int = 1, fold_in: int = 0) -> str | None:
-    """Return which of these settings the GPU's kernels do not know, or None when they know them all."""
+def unsupported(objective: Objective, *, rank: int = 1) -> str | None:
+    """Return why the GPU's kernels cannot solve rows, or None when they can."""
     if objective.loss.name != "squared":
         return f"the loss is {objective.loss.name!r}"
     if not objective.is_least_squares:
         return "there is an L1 penalty, a constraint, or no biases"
-    if optimizer.name != "sgd":
-        return f"the optimizer is {optimizer.name!r}"
     if rank > MOST_FACTORS:
+        return f"there are {rank} factors, more than {MOST_FACTORS}"
+    return None
+
+
+def unsupported_steps(objective: Objective, optimizer: Optimizer = SGD, *, rank: int = 1, fold_in: int = 0) -> str | None:
+    """Return why the GPU's kernels cannot learn from events, or None when they can."""
+    if rank > MOST_FACTORS and not is_plain(objective, optimizer):
         return f"there are {rank} factors, more than {MOST_FACTORS}"
     if fold_in > LONGEST:
         return f"rows of up to {fold_in} ratings are folded in, more than {LONGEST}"
     return None
+
+
+def is_plain(objective: Objective, optimizer: Optimizer) -> bool:
+    """Whether events are learned by the kernels for least squares and plain steps."""
+    return objective.is_least_squares and optimizer.name == "sgd"
 
 
 @functools.cache

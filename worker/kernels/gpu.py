@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels import gpu_learn, gpu_solve, gpu_start, reference
+from factorstream.worker.kernels import gpu_general_learn, gpu_learn, gpu_moments, gpu_solve, gpu_start, reference
 from factorstream.worker.kernels.api import (
     F32,
     F64,
@@ -24,17 +24,20 @@ from factorstream.worker.kernels.api import (
     Held,
     Histories,
     Kernels,
+    Moments,
     Objective,
     Optimizer,
     Rates,
+    Rows,
     Scored,
     Side,
     Solver,
 )
-from factorstream.worker.kernels.devices import unsupported
+from factorstream.worker.kernels.devices import is_plain, unsupported, unsupported_steps
 from factorstream.worker.kernels.effects import Effects, Pull
 from factorstream.worker.kernels.gpu_language import cdiv
-from factorstream.worker.kernels.gpu_learn import entries_of, learn, longest, part_of, work_of
+from factorstream.worker.kernels.gpu_learn import entries_of, learn, longest, part_of, programs, work_of
+from factorstream.worker.kernels.gpu_moments import ResidentMoments
 from factorstream.worker.kernels.gpu_solve import rows_of, solve
 from factorstream.worker.kernels.gpu_tables import Full, Resident, sent, width_of
 from factorstream.worker.kernels.terms import Memory
@@ -46,8 +49,10 @@ FEWEST = 64
 """Events that are not cut in halves any more when memory is short."""
 
 
-def hold(side: Side, n: int) -> Side:
+def hold(side: Rows, n: int) -> Rows:
     """Return *side*, rows below *n* in use, where these kernels learn (`api.Kernels.hold`)."""
+    if isinstance(side, Moments):
+        return gpu_moments.resident(side, n)
     resident = side if isinstance(side, Resident) else Resident(*side)
     resident.ensure(n)
     return resident
@@ -72,14 +77,18 @@ def sgd(
     n = len(batch.ratings)
     if not n:
         return Scored(*np.empty((4, 0), np.float32))
-    here, there, length = _resident(users), _resident(items), longest(batch)
-    singular = length and not (objective.penalty.user > 0 and objective.penalty.item > 0 and objective.penalty.bias > 0)
-    if unsupported(objective, optimizer, fold_in=length) or singular or here.missing or there.missing:
-        scored = _sgd_on_host(here, there, batch, intercept=intercept, objective=objective, rates=rates, optimizer=optimizer)
+    here, there = _resident(users), _resident(items)
+    remembered = _with_moments(optimizer, here.n, there.n)
+    held = here, there, *gpu_moments.of_both(remembered)
+    length, penalty = longest(batch), objective.penalty
+    singular = length and not (penalty.user > 0 and penalty.item > 0 and (penalty.bias > 0 or not objective.biased))
+    unknown = unsupported_steps(objective, optimizer, rank=here.factors.shape[1], fold_in=length)
+    if unknown or singular or any(one.missing for one in held):
+        scored = _sgd_on_host(here, there, batch, intercept=intercept, objective=objective, rates=rates, optimizer=remembered)
     else:
-        scored = _sgd(here, there, batch, intercept, objective, rates)
-    _return(here, users)
-    _return(there, items)
+        scored = _sgd(here, there, batch, intercept, objective, rates, remembered)
+    for resident, side in zip(held, (users, items, optimizer.users, optimizer.items), strict=True):
+        _return(resident, side)
     return scored
 
 
@@ -187,7 +196,7 @@ def _resident(side: Side) -> Resident:
     return resident
 
 
-def _return(resident: Resident, side: Side) -> None:
+def _return(resident: Resident | ResidentMoments, side: Side | Moments) -> None:
     """Bring *side* back to the host, if it was on the device for one call alone."""
     if resident is not side:
         resident.fetch()
@@ -199,17 +208,31 @@ def _cpu() -> Kernels:
     return cpu
 
 
+def _with_moments(optimizer: Optimizer, n_users: int, n_items: int) -> Optimizer:
+    """Return *optimizer* with what it remembers on the device; all of it for this call alone, if no `hold` put it there."""
+    users, items = optimizer.users, optimizer.items
+    return optimizer._replace(users=gpu_moments.resident(users, n_users), items=gpu_moments.resident(items, n_items))
+
+
 def _sgd_on_host(
     users: Resident, items: Resident, batch: Batch, *, intercept: float, objective: Objective, rates: Rates, optimizer: Optimizer
 ) -> Scored:
     """Let the CPU learn, and take what it changed."""
-    users.fetch()
-    items.fetch()
+    of_users, of_items = gpu_moments.of_both(optimizer)
+    held = (users, batch.user_rows), (items, batch.item_rows), (of_users, batch.user_rows), (of_items, batch.item_rows)
+    for one, _ in held:
+        one.fetch()
     scored = _cpu().sgd(
-        Side(*users), Side(*items), Batch(*batch), intercept=intercept, objective=objective, rates=rates, optimizer=optimizer
+        Side(*users),
+        Side(*items),
+        Batch(*batch),
+        intercept=intercept,
+        objective=objective,
+        rates=rates,
+        optimizer=optimizer._replace(users=Moments(*of_users), items=Moments(*of_items)),
     )
-    users.send(batch.user_rows)
-    items.send(batch.item_rows)
+    for one, rows in held:
+        one.send(rows)
     return scored
 
 
@@ -233,22 +256,28 @@ def _als_on_host(
     return gains
 
 
-def _sgd(users: Resident, items: Resident, batch: Batch, intercept: float, objective: Objective, rates: Rates) -> Scored:
+def _sgd(
+    users: Resident, items: Resident, batch: Batch, intercept: float, objective: Objective, rates: Rates, optimizer: Optimizer
+) -> Scored:
     """Learn on the device, a part of the batch at a time where memory is short."""
-    n = len(batch.ratings)
+    n, of_users, of_items = len(batch.ratings), *gpu_moments.of_both(optimizer)
     try:
-        work = work_of(batch, users.factors.shape[1])
-        scored = learn(users.tables, items.tables, users.factors.shape[1], work, intercept, objective, rates).cpu().numpy()
+        if is_plain(objective, optimizer):
+            work = work_of(batch, programs(width_of(users.factors.shape[1])))
+            scored = learn(users.tables, items.tables, users.factors.shape[1], work, intercept, objective, rates)
+        else:
+            scored = gpu_general_learn.learn(users, items, batch, intercept, objective, rates, optimizer)
     except Full as full:
         if n <= FEWEST:
-            return _sgd_on_host(users, items, batch, intercept=intercept, objective=objective, rates=rates, optimizer=SGD)
+            return _sgd_on_host(users, items, batch, intercept=intercept, objective=objective, rates=rates, optimizer=optimizer)
         log.warning("the GPU has no memory for %s ratings at once, and learns half as many at a time: %s", f"{n:,}", full)
         parts = [part_of(batch, 0, n // 2), part_of(batch, n // 2, n)]
-        learned = [_sgd(users, items, part, intercept, objective, rates) for part in parts]
+        learned = [_sgd(users, items, part, intercept, objective, rates, optimizer) for part in parts]
         return Scored(*np.concatenate(learned, axis=1))
-    users.changed(batch.user_rows)
-    items.changed(batch.item_rows)
-    return Scored(*scored)
+    for held, rows in (((users, of_users), batch.user_rows), ((items, of_items), batch.item_rows)):
+        for one in held:
+            one.changed(rows)
+    return Scored(*scored.cpu().numpy())
 
 
 def _als_around(means: F32, own: Side, other: Side, rows: I32, histories: Histories, **how: Any) -> F64:

@@ -57,9 +57,8 @@ def kept(batch: Batch) -> KeptBatch:
     return one
 
 
-def work_of(batch: Batch, rank: int) -> Runs | Events:
-    """Send *batch*, and say who waits for whom. Raises `Full`."""
-    n_programs = programs(width_of(rank))
+def work_of(batch: Batch, n_programs: int) -> Runs | Events:
+    """Send *batch*, and say who waits for whom where *n_programs* run at the same time. Raises `Full`."""
     if not isinstance(batch, KeptBatch):
         return _work_of(batch, n_programs)
     if n_programs not in batch.work:

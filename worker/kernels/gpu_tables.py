@@ -64,7 +64,7 @@ def sent(column: NDArray[Any], dtype: Any) -> Tensor:
 
 def width_of(rank: int) -> int:
     """Return how many places a row of *rank* factors has on the device."""
-    return int(max(next_power_of_2(rank), 16))
+    return int(max(next_power_of_2(rank), 16)) if rank else 0
 
 
 class Tables(NamedTuple):
@@ -155,7 +155,7 @@ class Resident(Side):
         places: Any = whole if packed else sent(chosen, np.int64)
         rows = whole if packed else chosen
         self.tables.factors[places, :rank] = sent(self.factors[rows], np.float32)
-        self.tables.biases[places] = sent(self.biases[rows], np.float32)
+        self.tables.biases[places] = sent(self.biases[rows], self.biases.dtype)
         self._newer[chosen] = False
 
     def _grow(self, n: int) -> None:
@@ -170,7 +170,8 @@ class Resident(Side):
         self._newer = np.append(self._newer[: self.n], np.zeros(len(new.biases) - self.n, np.bool_))
 
     def _room(self, n_rows: int) -> Tables:
-        return Tables(empty((n_rows, width_of(self.factors.shape[1]))).zero_(), empty((n_rows,)))
+        kind = torch.from_numpy(self.biases[:0]).dtype
+        return Tables(empty((n_rows, width_of(self.factors.shape[1]))).zero_(), empty((n_rows,), kind))
 
 
 def batch_on_device(batch: Batch) -> DeviceBatch:

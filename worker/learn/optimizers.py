@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels.api import F32, I32, NO_MOMENTS, SGD, Moments, Optimizer, OptimizerName
+from factorstream.worker.kernels.api import F32, I32, NO_MOMENTS, SGD, Kernels, Moments, Optimizer, OptimizerName
 from factorstream.worker.kernels.memory import reserve
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.model.model import USERS, Model
@@ -26,19 +26,24 @@ class RowMoments:
         self._sides = {side: _reserved(name, rank) for side in ("users", "items")}
         self._n = {"users": 0, "items": 0}
 
-    def of(self, n_users: int, n_items: int) -> tuple[Moments, Moments]:
-        """Return the state of users and items, of which there are so many now."""
+    def on(self, kernels: Kernels, n_users: int, n_items: int) -> tuple[Moments, Moments]:
+        """Return the state of users and items, of which there are so many now, where *kernels* learn."""
         self._n = {"users": n_users, "items": n_items}
+        self._sides = {side: kernels.hold(moments, self._n[side]) for side, moments in self._sides.items()}
         return self._sides["users"], self._sides["items"]
 
     def forget(self, side: int, row: int) -> None:
         """Let *row* of *side* be as one that never stepped."""
-        for table in self._sides["users" if side == USERS else "items"]:
+        moments = self._sides["users" if side == USERS else "items"]
+        for table in moments:
             if len(table):
                 table[row] = 0
+        moments.send(slice(row, row + 1))
 
     def tables(self) -> Mapping[str, NDArray[Any]]:
         """Return the state of the rows that there are."""
+        for moments in self._sides.values():
+            moments.fetch()
         return {
             f"{side}.{name}": table[: self._n[side]]
             for side, moments in self._sides.items()
@@ -54,6 +59,7 @@ class RowMoments:
                     held = tables[f"{side}.{name}"]
                     live[: len(held)] = held
                     self._n[side] = len(held)
+            moments.send(slice(0, self._n[side]))
 
 
 def part_name(optimizer: OptimizerName) -> str:
@@ -61,11 +67,11 @@ def part_name(optimizer: OptimizerName) -> str:
     return f"optimizer-{optimizer}"
 
 
-def optimizer_of(learning: Learning, model: Model) -> Optimizer:
-    """Return the optimizer that *learning* asks for, with its state in *model*, whose rows are there."""
+def optimizer_of(learning: Learning, model: Model, kernels: Kernels) -> Optimizer:
+    """Return the optimizer that *learning* asks for, with its state in *model*, whose rows are there, where *kernels* learn."""
     if learning.optimizer == "sgd":
         return SGD
-    moments = cast(RowMoments, model.parts[part_name(learning.optimizer)]).of(model.users.n, model.items.n)
+    moments = cast(RowMoments, model.parts[part_name(learning.optimizer)]).on(kernels, model.users.n, model.items.n)
     return Optimizer(learning.optimizer, learning.beta1, learning.beta2, users=moments[0], items=moments[1])
 
 

@@ -49,7 +49,7 @@ class Sgd:
             intercept=level.intercept,
             objective=self._objective(model),
             rates=learning.rates(level),
-            optimizer=optimizer_of(learning, model),
+            optimizer=optimizer_of(learning, model, self._kernels),
         )
         if level.loss_name == "squared":
             scored = first_met(scored, accepted)
