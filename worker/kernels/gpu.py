@@ -66,6 +66,7 @@ def sgd(
     objective: Objective,
     rates: Rates,
     optimizer: Optimizer = SGD,
+    apart: I64 | None = None,
 ) -> Scored:
     """Learn from *batch*, one event after another (`api.Kernels.sgd`)."""
     n = len(batch.ratings)
@@ -74,7 +75,7 @@ def sgd(
     here, there, length = _resident(users), _resident(items), longest(batch)
     singular = length and not (objective.penalty.user > 0 and objective.penalty.item > 0 and objective.penalty.bias > 0)
     if unsupported(objective, optimizer, fold_in=length) or singular or here.missing or there.missing:
-        scored = _sgd_on_host(here, there, batch, intercept=intercept, objective=objective, rates=rates, optimizer=optimizer)
+        scored = _sgd_on_host(here, there, batch, apart, intercept=intercept, objective=objective, rates=rates, optimizer=optimizer)
     else:
         scored = _sgd(here, there, batch, intercept, objective, rates)
     _return(here, users)
@@ -196,14 +197,21 @@ def _cpu() -> Kernels:
 
 
 def _sgd_on_host(
-    users: Resident, items: Resident, batch: Batch, *, intercept: float, objective: Objective, rates: Rates, optimizer: Optimizer
+    users: Resident,
+    items: Resident,
+    batch: Batch,
+    apart: I64 | None = None,
+    *,
+    intercept: float,
+    objective: Objective,
+    rates: Rates,
+    optimizer: Optimizer,
 ) -> Scored:
     """Let the CPU learn, and take what it changed."""
     users.fetch()
     items.fetch()
-    scored = _cpu().sgd(
-        Side(*users), Side(*items), Batch(*batch), intercept=intercept, objective=objective, rates=rates, optimizer=optimizer
-    )
+    how = {"intercept": intercept, "objective": objective, "rates": rates, "optimizer": optimizer, "apart": apart}
+    scored = _cpu().sgd(Side(*users), Side(*items), Batch(*batch), **how)
     users.send(batch.user_rows)
     items.send(batch.item_rows)
     return scored
