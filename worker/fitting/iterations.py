@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from factorstream.worker.errors import UserMistake
 from factorstream.worker.fitting.ranking import Ranking, ranking
+from factorstream.worker.fitting.sections import sections_of
 from factorstream.worker.fitting.splits import BLOCK_VISITS, NEVER, user_blocks
 from factorstream.worker.kernels import losses
-from factorstream.worker.kernels.api import Batch, Histories, Kernels, Rates
+from factorstream.worker.kernels.api import Kernels, Rates
 from factorstream.worker.kernels.gram import gram_of
 from factorstream.worker.kernels.objective import over_observed, penalties, scores
 from factorstream.worker.learn.implicit import penalties_of
@@ -31,11 +32,6 @@ Method = Literal["als", "sgd"]
 
 MINIBATCH = 1_000_000
 """Ratings handed to a kernel at once."""
-SECTIONS, LONGEST_SECTION = 64, 2_000_000
-"""A shuffled history is stepped through in at least so many sections, of at most so many ratings, in a new order each time.
-
-Shuffling all of it anew predicts no better (MovieLens-100K, 30 iterations: 0.8897 both), and takes longer than a GPU's steps.
-"""
 EPOCHS_TO_HALF = 5
 """After which SGD's steps are half as long."""
 CONVERGED = 1e-4
@@ -55,7 +51,7 @@ class Iteration:
     objective: float
     """Of the training ratings, after it, in double precision."""
     seconds: float
-    """Of learning alone."""
+    """Of learning alone; in the first one, of what it needs besides: a history brought into order."""
     holdout_rmse: float | None
     """Predictions clipped to the range of the training ratings; None when nothing is held out."""
     holdout_ranking: Ranking | None = None
@@ -99,20 +95,19 @@ def fit(
 ) -> Iterator[Iteration]:
     """Learn from the ratings of *model*, which is prepared; yield after each of at most *n_iterations* iterations.
 
-    ``als`` solves all users, then all items, exactly. ``sgd`` takes one step for each rating, one after another: the
-    history is shuffled once, and its sections are taken in an order that is drawn anew in each iteration, both from *seed*; the
-    kernel gets at most *minibatch* ratings at once, which changes no bit.
+    ``als`` solves all users, then all items, exactly. ``sgd`` takes one step for each rating, one after another, in the order
+    of `sections`, which are taken in an order that is drawn anew in each iteration; both from *seed*. The kernel gets at most
+    *minibatch* ratings at once, which changes no bit, as the number of threads does not.
 
     Args:
         until_converged: End after an iteration that changed the objective by less than the share `CONVERGED`.
 
     Raises `UserMistake` when the model diverges.
     """
-    learning = learning_of_all(learning, model.level)
+    learning, began = learning_of_all(learning, model.level), time.perf_counter()
     improve = _solver(model, kernels, learning) if method == "als" else _stepper(model, kernels, learning, seed, minibatch)
     before = np.inf
     for number in range(n_iterations):
-        began = time.perf_counter()
         improve(number)
         if model.level.cuts:
             _refit_cuts(model)
@@ -126,7 +121,7 @@ def fit(
         yield Iteration(value, seconds, rmse(model, learning, holdout), ranked)
         if until_converged and abs(before - value) < CONVERGED * abs(value):
             return
-        before = value
+        before, began = value, time.perf_counter()
 
 
 def objective(model: Model, learning: Learning) -> float:
@@ -247,12 +242,15 @@ def _solver(model: Model, kernels: Kernels, learning: Learning) -> Callable[[int
 def _stepper(model: Model, kernels: Kernels, learning: Learning, seed: int, minibatch: int) -> Callable[[int], None]:
     """Return what takes a step for each rating held."""
     random = np.random.default_rng(seed)
-    sections = [[kernels.keep(batch) for batch in section] for section in _sections(model.ratings, random, minibatch)]
+    sections = [
+        [part._replace(batch=kernels.keep(part.batch)) for part in section]
+        for section in sections_of(model.ratings, random, minibatch)
+    ]
 
     def step_all(number: int) -> None:
         rates = _rates(learning, model.level, number)
         for chosen in random.permutation(len(sections)):
-            for batch in sections[chosen]:
+            for batch, apart in sections[chosen]:
                 kernels.sgd(
                     model.users.on(kernels),
                     model.items.on(kernels),
@@ -261,26 +259,10 @@ def _stepper(model: Model, kernels: Kernels, learning: Learning, seed: int, mini
                     objective=learning.objective(model.level),
                     rates=rates,
                     optimizer=optimizer_of(learning, model, kernels),
+                    apart=apart,
                 )
 
     return step_all
-
-
-def _sections(ratings: Ratings, random: np.random.Generator, minibatch: int) -> Iterator[list[Batch]]:
-    """Shuffle all ratings and yield them section by section, each in batches of at most *minibatch*."""
-    users, items, values, _ = ratings.entries()
-    order = random.permutation(len(values))
-    size = max(1, min(-(-len(order) // SECTIONS), LONGEST_SECTION))
-    for first in range(0, len(order), size):
-        section = order[first : first + size]
-        parts = (section[at : at + minibatch] for at in range(0, len(section), minibatch))
-        yield [_steps(users[part], items[part], values[part], ratings) for part in parts]
-
-
-def _steps(users: NDArray[np.int32], items: NDArray[np.int32], values: NDArray[np.float32], ratings: Ratings) -> Batch:
-    """Return ratings to be stepped by, none folded in."""
-    none = Histories(np.zeros(len(values) + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
-    return Batch(users, items, values, ratings.user_counts[users], ratings.item_counts[items], none, none)
 
 
 def _rates(learning: Learning, level: Level, epoch: int) -> Rates:

@@ -210,6 +210,7 @@ class Kernels(Protocol):
         objective: Objective,
         rates: Rates,
         optimizer: Optimizer = SGD,
+        apart: I64 | None = None,
     ) -> Scored:
         """Learn from *batch*, one event after another; return what was predicted before each event's step.
 
@@ -234,6 +235,10 @@ class Kernels(Protocol):
 
         A row that would step by an error that is not finite, or whose new values would not be, stays as it is; the event's
         error is then NaN or ±inf, and the caller counts it. So a diverged row poisons no other, and a fold-in heals it.
+
+        Args:
+            apart: Where parts of the batch begin, the first at 0, and its end: a row that one of them reads or writes is in no
+                other. Kernels may learn them at the same time, which changes no bit.
 
         Source: Koren, Bell and Volinsky, IEEE Computer 42(8), 2009; proximal step: Parikh and Boyd 2014, section 4.2.
         """

@@ -90,24 +90,34 @@ def sgd(
     objective: Objective,
     rates: Rates,
     optimizer: Optimizer = SGD,
+    apart: I64 | None = None,
 ) -> Scored:
     """Learn from *batch*, one event after another (`api.Kernels.sgd`)."""
     flat_users, flat_items, batch = _side(users), _side(items), batch_as_columns(batch)
     if not objective.is_least_squares or optimizer.name != "sgd" or rates.power:
         return _sgd(users, items, batch, intercept, objective, rates, optimizer)
-    n, flat = len(batch.ratings), batch._replace(user_means=batch.user_means.reshape(-1), item_means=batch.item_means.reshape(-1))
-    scored = Scored(*np.empty((4, n), np.float32))
-    room = scratch(max(_longest(batch.user_histories), _longest(batch.item_histories)), users.factors.shape[1])
+    n, rank = len(batch.ratings), users.factors.shape[1]
+    flat = batch._replace(user_means=batch.user_means.reshape(-1), item_means=batch.item_means.reshape(-1))
+    scored, longest = Scored(*np.empty((4, n), np.float32)), max(_longest(batch.user_histories), _longest(batch.item_histories))
     penalty = objective.penalty
     weights = cpu_sgd.Penalty(_scalar(penalty.user), _scalar(penalty.item), _scalar(penalty.bias), bool(penalty.weighted))
-    steps, center = cpu_sgd.Rates(*map(_scalar, rates[:3])), _scalar(intercept)
-    done = cpu_sgd.learn(flat_users, flat_items, flat, 0, center, weights, steps, room, scored)
-    while done < n:
-        event = _event(batch, done)
-        one = reference.sgd(users, items, event, intercept=intercept, objective=objective, rates=rates)
-        for filled, found in zip(scored, one, strict=True):
-            filled[done] = found[0]
-        done = cpu_sgd.learn(flat_users, flat_items, flat, done + 1, center, weights, steps, room, scored)
+    numbers = _scalar(intercept), weights, cpu_sgd.Rates(*map(_scalar, rates[:3]))
+    starts = np.array([0, n]) if apart is None else column(apart, np.int64)
+    reached, taken = np.zeros(len(starts) - 1, np.int64), np.zeros(1, np.int64)
+
+    def work() -> None:
+        room = scratch(longest, rank)
+        cpu_sgd.learn_apart(flat_users, flat_items, flat, starts, taken, reached, *numbers, room, scored)
+
+    _in_threads(work, n * rank if len(reached) > 1 else 0)
+    for part in np.flatnonzero(reached < starts[1:]):
+        done, stop, room = int(reached[part]), int(starts[part + 1]), scratch(longest, rank)
+        while done < stop:
+            event = _event(batch, done)
+            one = reference.sgd(users, items, event, intercept=intercept, objective=objective, rates=rates)
+            for filled, found in zip(scored, one, strict=True):
+                filled[done] = found[0]
+            done = cpu_sgd.learn(flat_users, flat_items, flat, done + 1, stop, *numbers, room, scored)
     return scored
 
 

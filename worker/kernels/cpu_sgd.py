@@ -9,7 +9,7 @@ import numpy as np
 
 from factorstream.worker.kernels.compiled import Int, bare, inlined, inner
 from factorstream.worker.kernels.cpu_fold import fold_in, padded
-from factorstream.worker.kernels.simd import add_scaled, ask_to_write, can_step, dot_and_norms, step_pair
+from factorstream.worker.kernels.simd import add_scaled, ask_to_write, can_step, dot_and_norms, step_pair, take_number
 
 AHEAD = 8
 """Ratings between asking for rows and using them: 4 to 16 are equally fast at K = 64."""
@@ -57,20 +57,43 @@ class Step(NamedTuple):
 
 
 @bare
-def learn(
-    users: Any, items: Any, batch: Any, first: int, intercept: Any, penalty: Any, rates: Any, room: Any, scored: Any
-) -> int:
-    """Learn from *batch* in order, from event *first* on, as `Kernels.sgd` says, and fill *scored*.
+def learn_apart(
+    users: Any,
+    items: Any,
+    batch: Any,
+    apart: Any,
+    taken: Any,
+    reached: Any,
+    intercept: Any,
+    penalty: Any,
+    rates: Any,
+    room: Any,
+    scored: Any,
+) -> None:
+    """Do `learn` with parts of *batch*, from ``apart[part]`` to ``apart[part + 1]``, and say in *reached* what it returned.
 
-    Returns the event it stopped before, since its fold-in needs more than float32, or the length of the batch.
+    Parts are taken from *taken*, a counter that threads share.
+    """
+    part = take_number(taken)
+    while part < len(reached):
+        reached[part] = learn(users, items, batch, apart[part], apart[part + 1], intercept, penalty, rates, room, scored)
+        part = take_number(taken)
+
+
+@bare
+def learn(
+    users: Any, items: Any, batch: Any, first: int, n: int, intercept: Any, penalty: Any, rates: Any, room: Any, scored: Any
+) -> int:
+    """Learn from *batch* in order, from event *first* to before event *n*, as `Kernels.sgd` says, and fill *scored*.
+
+    Returns the event it stopped before, since its fold-in needs more than float32, or *n*.
     Tables and prior means are flat; *room* is scratch for the longest history.
     """
-    n = len(batch.ratings)
     while first < n:
         stop = next_history(batch, first, n)
         if stop > first:
             step_all(
-                users.factors, users.biases, items.factors, items.biases, batch, first, stop, intercept, penalty, rates, scored
+                users.factors, users.biases, items.factors, items.biases, batch, first, stop, n, intercept, penalty, rates, scored
             )
         if stop + SOON < n:
             ask_event(users.factors, users.biases, items.factors, items.biases, batch, stop + SOON)
@@ -98,10 +121,21 @@ def has_history(histories: Any, j: Int) -> bool:
 
 @inner
 def step_all(
-    p: Any, b: Any, q: Any, c: Any, batch: Any, first: int, stop: int, intercept: Any, penalty: Any, rates: Any, scored: Any
+    p: Any,
+    b: Any,
+    q: Any,
+    c: Any,
+    batch: Any,
+    first: int,
+    stop: int,
+    n: int,
+    intercept: Any,
+    penalty: Any,
+    rates: Any,
+    scored: Any,
 ) -> None:
-    """Step both rows of each event from *first* to *stop*, none of which folds a row in."""
-    rank, n = p.shape[0] // b.shape[0], len(batch.ratings)
+    """Step both rows of each event from *first* to *stop*, none of which folds a row in; *n* ends what is learned here."""
+    rank = p.shape[0] // b.shape[0]
     for t in range(first, stop):
         if t + AHEAD < n:
             ask(p, b, batch.user_rows[np.uint64(t + AHEAD)], rank)

@@ -72,6 +72,7 @@ def sgd(
     objective: Objective,
     rates: Rates,
     optimizer: Optimizer = SGD,
+    apart: I64 | None = None,
 ) -> Scored:
     """Learn from *batch*, one event after another (`api.Kernels.sgd`)."""
     n = len(batch.ratings)
@@ -215,7 +216,14 @@ def _with_moments(optimizer: Optimizer, n_users: int, n_items: int) -> Optimizer
 
 
 def _sgd_on_host(
-    users: Resident, items: Resident, batch: Batch, *, intercept: float, objective: Objective, rates: Rates, optimizer: Optimizer
+    users: Resident,
+    items: Resident,
+    batch: Batch,
+    *,
+    intercept: float,
+    objective: Objective,
+    rates: Rates,
+    optimizer: Optimizer,
 ) -> Scored:
     """Let the CPU learn, and take what it changed."""
     of_users, of_items = gpu_moments.of_both(optimizer)

@@ -15,6 +15,7 @@ from factorstream.worker.kernels.api import (
     F32,
     F64,
     I32,
+    I64,
     NO_MEANS,
     SGD,
     Batch,
@@ -58,6 +59,7 @@ def sgd(
     objective: Objective,
     rates: Rates,
     optimizer: Optimizer = SGD,
+    apart: I64 | None = None,
 ) -> Scored:
     """Learn from *batch*, one event after another (`api.Kernels.sgd`)."""
     scored = np.full((4, len(batch.ratings)), np.nan)
