@@ -38,6 +38,11 @@ class Side(NamedTuple):
     def send(self, rows: slice | NDArray[Any]) -> None:
         """Tell whoever holds the rows that *rows* of the arrays were changed here."""
 
+    def add(self, rows: I32, change: F32) -> None:
+        """Add to each of *rows*, none there twice, its row of *change*: K factors, then the bias."""
+        self.factors[rows] += change[:, :-1]
+        self.biases[rows] += change[:, -1]
+
 
 class Histories(NamedTuple):
     """Ratings of several rows in one pair of columns: those of entry j are ``starts[j]:starts[j + 1]``.
@@ -176,6 +181,7 @@ class Scored(NamedTuple):
 
 
 Held = TypeVar("Held", Batch, Histories)
+Rows = TypeVar("Rows", Side, Effects)
 
 
 class Kernels(Protocol):
@@ -183,8 +189,8 @@ class Kernels(Protocol):
 
     name: str
 
-    def hold(self, side: Side, n: int) -> Side:
-        """Return *side*, of which rows below *n* are in use, where these kernels learn; its arrays stay the same.
+    def hold(self, side: Rows, n: int) -> Rows:
+        """Return *side*, or its effects, rows below *n* in use, where these kernels learn; the arrays stay the same.
 
         Kernels take any side. One that they hold costs them no copies; its arrays are up to date only after `Side.fetch`, and
         what is changed in them is to be told by `Side.send`.

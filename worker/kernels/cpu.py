@@ -36,6 +36,7 @@ from factorstream.worker.kernels.api import (
     Objective,
     Optimizer,
     Rates,
+    Rows,
     Scored,
     Side,
     Solver,
@@ -67,7 +68,7 @@ COSTS = 10
 """How many times as long as least squares other problems take, about."""
 
 
-def hold(side: Side, n: int) -> Side:
+def hold(side: Rows, n: int) -> Rows:
     """Return *side*: these kernels learn on the host."""
     return side
 

@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels import gpu_learn, gpu_solve, gpu_start, reference
+from factorstream.worker.kernels import gpu_learn, gpu_met, gpu_solve, gpu_start, reference
 from factorstream.worker.kernels.api import (
     F32,
     F64,
@@ -26,6 +26,7 @@ from factorstream.worker.kernels.api import (
     Objective,
     Optimizer,
     Rates,
+    Rows,
     Scored,
     Side,
     Solver,
@@ -35,7 +36,7 @@ from factorstream.worker.kernels.effects import Effects, Pull
 from factorstream.worker.kernels.gpu_language import cdiv
 from factorstream.worker.kernels.gpu_learn import entries_of, learn, longest, part_of, work_of
 from factorstream.worker.kernels.gpu_solve import rows_of, solve
-from factorstream.worker.kernels.gpu_tables import Full, Resident, sent, width_of
+from factorstream.worker.kernels.gpu_tables import Full, Resident, lent, mirror_of, sent, width_of
 from factorstream.worker.kernels.terms import Memory
 
 name = "gpu"
@@ -45,11 +46,11 @@ FEWEST = 64
 """Events that are not cut in halves any more when memory is short."""
 
 
-def hold(side: Side, n: int) -> Side:
+def hold(side: Rows, n: int) -> Rows:
     """Return *side*, rows below *n* in use, where these kernels learn (`api.Kernels.hold`)."""
-    resident = side if isinstance(side, Resident) else Resident(*side)
-    resident.ensure(n)
-    return resident
+    mirror = mirror_of(side)
+    mirror.ensure(n)
+    return cast(Rows, mirror)
 
 
 def keep(held: Held) -> Held:
@@ -130,37 +131,35 @@ def calibrate(memory: Memory, scored: Scored, batch: Batch, timestamps_ms: I64, 
 
 
 def meet(users: Effects, items: Effects, batch: Batch, changes: NDArray[np.int8]) -> tuple[F32, F32]:
-    """Let the CPU say what rows are expected to be (`api.Kernels.meet`)."""
-    return _cpu().meet(users, items, batch, changes)
+    """Tell rows of whom they meet (`api.Kernels.meet`)."""
+    with lent(users, items) as (of_users, of_items):
+        return gpu_met.meet(of_users, of_items, batch, changes)
 
 
 def recall(own: Effects, other: Effects, side: Side, rows: I32, histories: Histories) -> tuple[F32, F32]:
-    """Let the CPU say what rows are expected to be (`api.Kernels.recall`)."""
-    side.fetch()
-    return _cpu().recall(own, other, Side(*side), rows, histories)
+    """Sum anew what *rows* were told (`api.Kernels.recall`)."""
+    with lent(own, other, side) as (here, there, met):
+        return gpu_met.recall(here, there, met, rows, histories)
 
 
 def attribute(own: Effects, other: Effects, side: Side, rows: I32, histories: Histories, counts: I32, pull: Pull) -> None:
-    """Let the CPU find out what meeting rows says (`api.Kernels.attribute`)."""
-    side.fetch()
-    _cpu().attribute(own, other, Side(*side), rows, histories, counts, pull)
+    """Find the effects of *rows* (`api.Kernels.attribute`)."""
+    with lent(own, other, side) as (here, there, met):
+        gpu_met.attribute(here, there, met, rows, histories, counts, pull)
 
 
 def initialize(side: Side, first: int, stop: int, *, seed: int, stream: int, deviation: float) -> None:
     """Fill new rows (`api.Kernels.initialize`)."""
     if stop <= first:
         return
-    if not isinstance(side, Resident):
-        new = Resident(side.factors[first:stop], side.biases[first:stop])
-        new.ensure(stop - first)
-        _fill(new, 0, first, stop - first, seed, stream, deviation)
-        new.fetch()
-        return
-    side.ensure(stop)
-    if side.missing:
+    held = side if isinstance(side, Resident) else Resident(side.factors[first:stop], side.biases[first:stop])
+    held.ensure(stop if held is side else stop - first)
+    if held.missing:
         _cpu().initialize(Side(*side), first, stop, seed=seed, stream=stream, deviation=deviation)
     else:
-        _fill(side, first, first, stop - first, seed, stream, deviation)
+        _fill(held, first if held is side else 0, first, stop - first, seed, stream, deviation)
+        if held is not side:
+            held.fetch()
 
 
 def _fill(side: Resident, place: int, first: int, n: int, seed: int, stream: int, deviation: float) -> None:

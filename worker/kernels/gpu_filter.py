@@ -10,10 +10,12 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from factorstream.worker.kernels import cpu_filter, gpu_effects, gpu_posterior, gpu_schedule
+from factorstream.worker.kernels import cpu_filter, gpu_posterior, gpu_schedule
 from factorstream.worker.kernels.api import I32, Batch, Histories, Side
 from factorstream.worker.kernels.beliefs import Beliefs, Filters, Foreseen, Prior, Smoothed
+from factorstream.worker.kernels.effects import Pull
 from factorstream.worker.kernels.gpu_learn import entries_of, part_of, programs
+from factorstream.worker.kernels.gpu_met import attribute_rows, refuse_missing
 from factorstream.worker.kernels.gpu_solve import rows_of, warps
 from factorstream.worker.kernels.gpu_tables import (
     Full,
@@ -121,8 +123,7 @@ def explain(
         return
     with lent(own_beliefs, other, other_beliefs) as held:
         try:
-            if _any_missing(held):
-                raise Full("no room for all rows")
+            refuse_missing(*held)
             _explain(held, rows, histories, other_counts, factor_ridge, bias_ridge, prior)
         except Full:
             _explain_on_host(held, rows, histories, other_counts, factor_ridge, bias_ridge, prior)
@@ -218,8 +219,8 @@ def _smooth(held: Held, rows: I32, histories: Histories, how: Smoothing) -> Smoo
         parts = ((0, n // 2), (n // 2, n))
         solved = [_smooth(held, rows[a:b], entries_of(histories, a, b), how) for a, b in parts]
         return Smoothed(*np.concatenate(solved, axis=1))
-    for mirror in (held[0], held[2]):
-        mirror.changed(rows)
+    held[0].changed(rows)
+    held[2].changed(rows)
     return Smoothed(*told)
 
 
@@ -253,12 +254,11 @@ def _smooth_on_host(held: Held, rows: I32, histories: Histories, how: Smoothing)
     """Let the CPU solve, and take what it changed."""
     sides, beliefs = _on_host(held)
     told = _cpu().smooth(*sides, *beliefs, rows, Histories(*histories), **how)
-    for mirror in (held[0], held[2]):
-        mirror.send(rows)
+    held[0].send(rows)
+    held[2].send(rows)
     return told
 
 
-@np.errstate(all="ignore")
 def _explain(
     held: tuple[ResidentBeliefs, Resident, ResidentBeliefs],
     rows: I32,
@@ -270,30 +270,11 @@ def _explain(
 ) -> None:
     """Find effects on the device. Raises `Full` before anything is changed."""
     own_beliefs, other, other_beliefs = held
-    rank = other.factors.shape[1]
-    there = rows_of(histories).histories
-    equations, outlook = other_beliefs.tables[0], own_beliefs.tables[1]
-    gpu_effects.attribute_rows[(1,)](
-        outlook.view(-1)[2 * rank + 1 :],
-        outlook.shape[1],
-        equations.view(-1)[(rank + 1) * (rank + 2) // 2 + rank + 1 :],
-        equations.shape[1],
-        *other.tables,
-        sent(rows, np.int32),
-        *there[:2],
-        sent(other_counts[histories.others], np.int32),
-        len(rows),
-        rank,
-        float(prior.level),
-        float(prior.slope),
-        1.0,
-        1.0,
-        float(factor_ridge * prior.factors),
-        float(bias_ridge * prior.bias),
-        WIDTH=width_of(rank),
-        TILE=gpu_effects.CHAIN_TILE.value,
-        num_warps=gpu_effects.CHAIN_WARPS.value,
-    )
+    rank, equations, outlook = other.factors.shape[1], other_beliefs.tables[0], own_beliefs.tables[1]
+    said, told = outlook.view(-1)[2 * rank + 1 :], equations.view(-1)[(rank + 1) * (rank + 4) // 2 :]
+    pull = Pull(1.0, 1.0, factor_ridge * prior.factors, bias_ridge * prior.bias)
+    strides = outlook.shape[1], equations.shape[1]
+    attribute_rows(said, told, strides, other, rows, histories, other_counts, pull, float(prior.level), float(prior.slope))
     own_beliefs.changed(rows)
     other_beliefs.changed(histories.others)
 

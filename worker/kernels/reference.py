@@ -23,6 +23,7 @@ from factorstream.worker.kernels.api import (
     Objective,
     Optimizer,
     Rates,
+    Rows,
     Scored,
     Side,
     Solver,
@@ -37,7 +38,7 @@ __all__ = ["als", "attribute", "calibrate", "hold", "implicit", "initialize", "k
 name = "reference"
 
 
-def hold(side: Side, n: int) -> Side:
+def hold(side: Rows, n: int) -> Rows:
     """Return *side*: these kernels learn on the host."""
     return side
 

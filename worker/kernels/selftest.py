@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from factorstream.worker.kernels import reference, reference_filter
@@ -50,17 +52,17 @@ def _filtered(filters: Filters, what: str) -> np.typing.NDArray[np.float64]:
     rows = np.array([3, 0, 7], np.int32)
     histories = _histories([np.sort(random.choice(N_ITEMS, n, replace=False)) for n in (1, 20, 1200)], random)
     batch, counts = _batch(random, FOLD_IN, N_FILTERED), random.integers(1, 40, N_ITEMS).astype(np.int32)
-    known, returned = (users, items, user_beliefs, item_beliefs), np.zeros(0)
+    known = users, items, user_beliefs, item_beliefs
+    returned: tuple[np.typing.NDArray[Any], ...] = ()
     if what == "filter":
-        how = {"user_prior": PRIOR, "item_prior": PRIOR}
-        returned = np.concatenate(filters.filter_batch(*known, batch, intercept=3.0, noise=0.7, **how))
+        returned = filters.filter_batch(*known, batch, intercept=3.0, noise=0.7, user_prior=PRIOR, item_prior=PRIOR)
     elif what == "smooth":
-        returned = np.concatenate(filters.smooth(*known, rows, histories, intercept=3.0, noise=0.7, prior=PRIOR))
+        returned = filters.smooth(*known, rows, histories, intercept=3.0, noise=0.7, prior=PRIOR)
     else:
         ridges = {"factor_ridge": 20.0, "bias_ridge": 20.0}
         filters.explain(user_beliefs, items, item_beliefs, rows, histories, counts, **ridges, prior=PRIOR)
-    tables = [table for part in known for table in part]
-    return np.concatenate([table.astype(np.float64).ravel() for table in (*tables, returned)])
+    tables = *users, *items, *user_beliefs, *item_beliefs, *returned
+    return np.concatenate([table.astype(np.float64).ravel() for table in tables])
 
 
 def _apart(one: np.typing.NDArray[np.float64], other: np.typing.NDArray[np.float64]) -> float:

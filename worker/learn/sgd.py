@@ -40,7 +40,7 @@ class Sgd:
         batch = batch_of(accepted)
         if priors is not None:
             priors.grow(model.users.n, model.items.n)
-            user_means, item_means = self._kernels.meet(*priors.effects, batch, accepted.changes)
+            user_means, item_means = self._kernels.meet(*priors.on(self._kernels), batch, accepted.changes)
             batch = batch._replace(user_means=user_means, item_means=item_means)
         scored = self._kernels.sgd(
             model.users.on(self._kernels),
@@ -71,7 +71,8 @@ class Sgd:
             return self._solve(model, side, rows, histories, afresh)
         priors.grow(model.users.n, model.items.n)
         own, other = (model.users, model.items) if on_users else (model.items, model.users)
-        effects = priors.effects[side], priors.effects[1 - side]
+        both = priors.on(self._kernels)
+        effects = both[side], both[1 - side]
         means, ratings_less = self._kernels.recall(*effects, other.side, rows, histories)
         own.add(rows, -means)
         gains = self._solve(model, side, rows, histories._replace(ratings=ratings_less), afresh)

@@ -64,9 +64,7 @@ class Factors:
 
     def add(self, rows: NDArray[np.int32], change: F32) -> None:
         """Add to each of *rows*, none there twice, its row of *change*: K factors, then the bias."""
-        self.factors[rows] += change[:, :-1]
-        self.biases[rows] += change[:, -1]
-        self.side.send(rows)
+        self.side.add(rows, change)
 
     def restore(self, factors: F32, biases: F32) -> None:
         """Take the rows of a checkpoint: ``(n, K)`` and ``(n,)``; copies."""
