@@ -119,8 +119,8 @@ class Model(Section):
     seed: int = Field(0, ge=0, lt=2**63)
     """Of the first factors."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the kernels run. cuda: an NVIDIA GPU (install factorstream[worker,gpu]), for the learner sgd with squared loss and
-    plain steps, up to 128 factors and 32 ratings folded in. auto: the processor; no GPU has been measured yet."""
+    """Where the kernels run. cuda: an NVIDIA GPU (install factorstream[worker,gpu]), for the learner posterior, and sgd with
+    squared loss and plain steps, up to 128 factors and 32 ratings folded in. auto: the processor, as no GPU was measured yet."""
 
     @model_validator(mode="after")
     def _learner_can(self) -> Self:
@@ -132,8 +132,6 @@ class Model(Section):
                     f"rank = {self.rank} is too much for the learner posterior, whose time grows with its cube: at most "
                     f"{MOST_FACTORS_OF_POSTERIOR}, and 8 is enough for most; or choose learner = sgd"
                 )
-            if self.device == "cuda":
-                raise ValueError("the learner posterior runs on the processor: choose device = auto or cpu")
         return self
 
     @model_validator(mode="after")

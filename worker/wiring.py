@@ -201,8 +201,10 @@ def kernels_of(settings: Settings) -> Kernels:
 def _refuse_what_a_gpu_cannot(settings: Settings) -> None:
     """Raise `UserMistake` where the GPU's kernels do not know the settings."""
     learning = learning_of(settings)
-    if learning.learner != "sgd" or learning.loss == "implicit":
-        reason: str | None = f"learner {learning.learner!r} with loss {learning.loss!r} learns on the processor"
+    if learning.loss == "implicit":
+        reason: str | None = "clicks are learned on the processor"
+    elif learning.learner == "posterior":
+        reason = None
     else:
         objective, rank = learning.objective(Level()), settings.model.rank
         reason = devices.unsupported(objective, rank=rank)

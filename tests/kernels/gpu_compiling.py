@@ -14,12 +14,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from factorstream.worker.kernels import gpu_als, gpu_sgd, gpu_solve, gpu_start
+from factorstream.worker.kernels import gpu_als, gpu_effects, gpu_filter, gpu_posterior, gpu_sgd, gpu_solve, gpu_start
 
-INTEGERS = {"rank", "n_events", "n_user_reads", "first", "n_places"}
+INTEGERS = {"rank", "n_events", "n_rows", "n_user_reads", "first", "n_places", "said_stride", "told_stride"}
 LONG = {"user_starts", "item_starts", "starts", "piece_begins", "start"}
-NUMBERS = {"intercept", "rate", "bias_rate", "decay", "power", "deviation"}
-COLUMNS = {"rows", "entries", "counts", "waits", "slots", "signals", "counter", "others", "events", "weak", "firsts"}
+NUMBERS = {"intercept", "rate", "bias_rate", "decay", "power", "deviation", "noise", "factor_weight", "bias_weight"}
+ENDINGS = ("penalty", "variance", "level", "slope", "ridge")
+"""Of the names of other numbers."""
+COLUMNS = {"rows", "entries", "counts", "waits", "slots", "signals", "counter", "others", "events", "weak", "firsts", "changes"}
 
 
 def compiled(kernel, warps, *, even=True, **constants):
@@ -31,9 +33,9 @@ def compiled(kernel, warps, *, even=True, **constants):
             signature[name] = "constexpr"
         elif name in INTEGERS:
             signature[name] = "i32"
-        elif name in NUMBERS or name.endswith("penalty"):
+        elif name in NUMBERS or name.endswith(ENDINGS):
             signature[name] = "fp32"
-        elif name in LONG and not (name == "starts" and function.__name__ == "learn_runs"):
+        elif name in LONG and not (name == "starts" and function.__name__ in ("learn_runs", "meet_rows")):
             signature[name] = "*i64"
         elif name.split("_")[-1] in COLUMNS or name == "starts":
             signature[name] = "*i32"
@@ -82,4 +84,11 @@ for width in (16, 64):
         report(gpu_als.solve_rows, gpu_solve.warps(width), WEIGHTED=False, WIDTH=width, PRECISION=precision)
     report(gpu_als.sum_pieces, gpu_solve.warps(width), WIDTH=width, PIECE=gpu_solve.PIECE, PRECISION=gpu_solve.PRECISION)
     report(gpu_als.solve_long_rows, gpu_solve.warps(width), WEIGHTED=True, WIDTH=width, PIECE=gpu_solve.PIECE)
+for width in (16, 64):
+    report(gpu_posterior.filter_events, 1, even=width == 64, WIDTH=width, TILE=gpu_filter.TILE)
+    report(gpu_posterior.smooth_rows, gpu_solve.warps(width), WIDTH=width, TILE=gpu_filter.LONG_TILE)
+report(gpu_effects.meet_rows, 1, WIDTH=16)
+report(gpu_effects.recall_rows, 1, WIDTH=16, TILE=16)
+report(gpu_effects.lessen_rows, 1, WIDTH=16, TILE=16)
+report(gpu_effects.attribute_rows, gpu_effects.CHAIN_WARPS.value, WIDTH=16, TILE=gpu_effects.CHAIN_TILE.value)
 print(json.dumps({"kernel": "fill", **resources(compiled(gpu_start.fill, 4, WIDTH=64))}))

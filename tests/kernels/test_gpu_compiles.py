@@ -21,6 +21,7 @@ def kernels():
 
 def test_every_kernel_compiles(kernels):
     names = {"learn_runs", "learn_events", "solve_rows", "sum_pieces", "solve_long_rows", "fill"}
+    names |= {"filter_events", "smooth_rows", "meet_rows", "recall_rows", "lessen_rows", "attribute_rows"}
     assert {kernel["kernel"] for kernel in kernels} == names
 
 

@@ -74,8 +74,9 @@ def play(programs, random):
             waiting.clear()
 
 
-def event_programs(batch, order, n_programs, seen):
-    """Return programs that take events in order from a counter, as `gpu_sgd.learn_events` does."""
+def event_programs(batch, order, n_programs, seen, *, copies):
+    """Return programs that take events in order from a counter: as `gpu_sgd.learn_events` does, which *copies* what it reads and
+    gives it free, or as `gpu_posterior.filter_events`, which holds it to the end."""
     wait, count, signal = (column.tolist() for column in order)
     signals, events, rows = [0] * len(wait), iter(enumerate(accesses_of(batch))), Rows()
 
@@ -89,26 +90,26 @@ def event_programs(batch, order, n_programs, seen):
                 while not ready(place):
                     yield "wait"
             seen[j] = [rows.see(row) for row, _ in (*writes, *reads)]
-            for _, place in reads:
+            for _, place in reads if copies else ():
                 yield "read"
                 signals[signal[place]] += 1
             yield "solved"
             for row, _ in writes:
                 rows.write(row)
             yield "written"
-            for _, place in writes:
+            for _, place in writes if copies else (*reads, *writes):
                 signals[signal[place]] += 1
                 yield "signalled"
 
     return [program() for _ in range(n_programs)]
 
 
-@given(streams(), st.sampled_from([0, 2, 40]), st.integers(1, 6), st.integers(0, 2**32))
-def test_events_see_what_they_would_see_one_after_another(events, fold_in, n_programs, seed):
+@given(streams(), st.sampled_from([0, 2, 40]), st.integers(1, 6), st.integers(0, 2**32), st.booleans())
+def test_events_see_what_they_would_see_one_after_another(events, fold_in, n_programs, seed, copies):
     batch = batch_of(events, fold_in)
     seen = [None] * len(events)
     order = gpu_schedule.order_of(batch_on_device(batch))
-    play(event_programs(batch, order, n_programs, seen), np.random.default_rng(seed))
+    play(event_programs(batch, order, n_programs, seen, copies=copies), np.random.default_rng(seed))
     assert seen == expected_versions(batch)
 
 

@@ -7,7 +7,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from factorstream.worker.kernels import DEVICES, DeviceMissing, available_kernels, compiled, cpu, devices, select, selftest
+from factorstream.worker.kernels import (
+    DEVICES,
+    DeviceMissing,
+    available_kernels,
+    compiled,
+    cpu,
+    devices,
+    filters,
+    select,
+    selftest,
+)
 from factorstream.worker.kernels.api import Objective, Penalty, Rates, Side
 from tests.kernels.problems import batch_of
 
@@ -60,9 +70,9 @@ def test_code_compiled_from_other_sources_is_not_taken(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("kernels", available_kernels()[1:], ids=lambda kernels: kernels.name)
 def test_the_self_test_passes_what_is_right_and_names_what_is_wrong(kernels):
-    differences = selftest.differences(kernels)
+    differences = selftest.differences(kernels) | selftest.filter_differences(filters(kernels))
     assert max(differences.values()) < selftest.TOLERANCE / 10
-    assert set(differences) == {"sgd", "fold-in", "als", "initialize"}
+    assert set(differences) == {"sgd", "fold-in", "als", "initialize", "filter", "smooth", "explain"}
 
 
 def test_the_self_test_sees_a_kernel_that_learns_a_tenth_too_fast():

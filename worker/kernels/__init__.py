@@ -46,7 +46,8 @@ def _disagreement() -> str | None:
     """Return in which of its parts the GPU disagrees with the reference, and by how much; None when in none."""
     from factorstream.worker.kernels import selftest
 
-    wrong = {what: apart for what, apart in selftest.differences(_gpu()).items() if not apart <= selftest.TOLERANCE}
+    differences = selftest.differences(_gpu()) | selftest.filter_differences(_gpu_filter())
+    wrong = {what: apart for what, apart in differences.items() if not apart <= selftest.TOLERANCE}
     if not wrong:
         return None
     parts = ", ".join(f"{what} by {apart:.2g}" for what, apart in wrong.items())
@@ -60,18 +61,16 @@ def available_kernels() -> list[Kernels]:
     return [reference, _cpu(), *([_gpu()] if devices.interpretable() else [])]
 
 
-def filters() -> Filters:
-    """Return the kernels of the learner `posterior`: they run on the processor."""
-    from factorstream.worker.kernels import cpu_filter
-
-    return cpu_filter
+def filters(kernels: Kernels) -> Filters:
+    """Return the kernels of the learner `posterior` that run where *kernels* do."""
+    return _gpu_filter() if kernels.name == "gpu" else _cpu_filter()
 
 
 def available_filters() -> list[Filters]:
     """Return every set of those, the reference first."""
     from factorstream.worker.kernels import reference_filter
 
-    return [reference_filter, filters()]
+    return [reference_filter, _cpu_filter(), *([_gpu_filter()] if devices.interpretable() else [])]
 
 
 def platform(device: str = "cpu") -> str:
@@ -97,3 +96,15 @@ def _gpu() -> Kernels:
     from factorstream.worker.kernels import gpu
 
     return gpu
+
+
+def _cpu_filter() -> Filters:
+    from factorstream.worker.kernels import cpu_filter
+
+    return cpu_filter
+
+
+def _gpu_filter() -> Filters:
+    from factorstream.worker.kernels import gpu_filter
+
+    return gpu_filter

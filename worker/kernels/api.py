@@ -38,6 +38,11 @@ class Side(NamedTuple):
     def send(self, rows: slice | NDArray[Any]) -> None:
         """Tell whoever holds the rows that *rows* of the arrays were changed here."""
 
+    def add(self, rows: I32, change: F32) -> None:
+        """Add to each of *rows*, none there twice, its row of *change*: K factors, then the bias."""
+        self.factors[rows] += change[:, :-1]
+        self.biases[rows] += change[:, -1]
+
 
 class Histories(NamedTuple):
     """Ratings of several rows in one pair of columns: those of entry j are ``starts[j]:starts[j + 1]``.
@@ -182,7 +187,7 @@ class Scored(NamedTuple):
 
 
 Held = TypeVar("Held", Batch, Histories)
-Rows = TypeVar("Rows", Side, Moments)
+Rows = TypeVar("Rows", Side, Moments, Effects)
 
 
 class Kernels(Protocol):
@@ -191,7 +196,7 @@ class Kernels(Protocol):
     name: str
 
     def hold(self, side: Rows, n: int) -> Rows:
-        """Return *side*, or what an optimizer remembers of it, where these kernels learn; its arrays stay the same.
+        """Return *side*, what an optimizer remembers of it, or its effects, where these kernels learn; the arrays stay the same.
 
         Rows below *n* are in use. Kernels take any side. One that they hold costs them no copies; its arrays are up to date only
         after `Side.fetch`, and what is changed in them is to be told by `Side.send`.

@@ -5,7 +5,9 @@ Scores and sides are those of `api`; the loss is squared. The posterior is taken
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
+
+from numpy.typing import NDArray
 
 from factorstream.worker.kernels.api import F32, F64, I32, Batch, Histories, Side
 
@@ -30,6 +32,12 @@ class Beliefs(NamedTuple):
     - variances of the K factors, K covariances of these with the bias, the variance of the bias;
     - effects: what meeting this row adds to the prior mean of a row of the other side, D.
     """
+
+    def fetch(self) -> None:
+        """Bring the arrays up to date; they are, but where a device holds the rows (`Filters.hold`)."""
+
+    def send(self, rows: slice | NDArray[Any]) -> None:
+        """Tell whoever holds the rows that *rows* of the arrays were changed here."""
 
 
 def equations_width(rank: int) -> int:
@@ -92,9 +100,12 @@ class Smoothed(NamedTuple):
 
 
 class Filters(Protocol):
-    """``reference_filter`` or ``cpu_filter``."""
+    """``reference_filter``, ``cpu_filter`` or ``gpu_filter``."""
 
     name: str
+
+    def hold(self, beliefs: Beliefs, n: int) -> Beliefs:
+        """Return *beliefs*, of which rows below *n* are in use, where these kernels learn (as `api.Kernels.hold`)."""
 
     def filter_batch(
         self,

@@ -10,7 +10,7 @@ Source: Salakhutdinov and Mnih, constrained PMF, NIPS 2007; Koren, SVD++, KDD 20
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,12 @@ class Effects(NamedTuple):
     """``(rows, K + 1)``: y of each row; zeros for a new one."""
     told: NDArray[np.float32]
     """``(rows, K + 1)``: for each row, the sum of ``said`` of the other side's rows that it met."""
+
+    def fetch(self) -> None:
+        """Bring the arrays up to date; they are, but where a device holds the rows (`api.Kernels.hold`)."""
+
+    def send(self, rows: slice | NDArray[Any]) -> None:
+        """Tell whoever holds the rows that *rows* of the arrays were changed here."""
 
 
 class Pull(NamedTuple):

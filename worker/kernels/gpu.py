@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels import gpu_general_learn, gpu_learn, gpu_moments, gpu_solve, gpu_start, reference
+from factorstream.worker.kernels import gpu_general_learn, gpu_learn, gpu_met, gpu_moments, gpu_solve, gpu_start, reference
 from factorstream.worker.kernels.api import (
     F32,
     F64,
@@ -39,7 +39,7 @@ from factorstream.worker.kernels.gpu_language import cdiv
 from factorstream.worker.kernels.gpu_learn import entries_of, learn, longest, part_of, programs, work_of
 from factorstream.worker.kernels.gpu_moments import ResidentMoments
 from factorstream.worker.kernels.gpu_solve import rows_of, solve
-from factorstream.worker.kernels.gpu_tables import Full, Resident, sent, width_of
+from factorstream.worker.kernels.gpu_tables import Full, Resident, lent, mirror_of, sent, width_of
 from factorstream.worker.kernels.terms import Memory
 
 name = "gpu"
@@ -53,9 +53,9 @@ def hold(side: Rows, n: int) -> Rows:
     """Return *side*, rows below *n* in use, where these kernels learn (`api.Kernels.hold`)."""
     if isinstance(side, Moments):
         return gpu_moments.resident(side, n)
-    resident = side if isinstance(side, Resident) else Resident(*side)
-    resident.ensure(n)
-    return resident
+    mirror = mirror_of(side)
+    mirror.ensure(n)
+    return cast(Rows, mirror)
 
 
 def keep(held: Held) -> Held:
@@ -145,36 +145,35 @@ def calibrate(memory: Memory, scored: Scored, batch: Batch, timestamps_ms: I64, 
 
 
 def meet(users: Effects, items: Effects, batch: Batch, changes: NDArray[np.int8]) -> tuple[F32, F32]:
-    """Let the CPU say what rows are expected to be (`api.Kernels.meet`)."""
-    return _cpu().meet(users, items, batch, changes)
+    """Tell rows of whom they meet (`api.Kernels.meet`)."""
+    with lent(users, items) as (of_users, of_items):
+        return gpu_met.meet(of_users, of_items, batch, changes)
 
 
 def recall(own: Effects, other: Effects, rows: I32, histories: Histories) -> F32:
-    """Let the CPU say what rows are expected to be (`api.Kernels.recall`)."""
-    return _cpu().recall(own, other, rows, histories)
+    """Sum anew what *rows* were told (`api.Kernels.recall`)."""
+    with lent(own, other) as (here, there):
+        return gpu_met.recall(here, there, rows, histories)
 
 
 def attribute(own: Effects, other: Effects, side: Side, rows: I32, histories: Histories, counts: I32, pull: Pull) -> None:
-    """Let the CPU find out what meeting rows says (`api.Kernels.attribute`)."""
-    side.fetch()
-    _cpu().attribute(own, other, Side(*side), rows, histories, counts, pull)
+    """Find the effects of *rows* (`api.Kernels.attribute`)."""
+    with lent(own, other, side) as (here, there, met):
+        gpu_met.attribute(here, there, met, rows, histories, counts, pull)
 
 
 def initialize(side: Side, first: int, stop: int, *, seed: int, stream: int, deviation: float) -> None:
     """Fill new rows (`api.Kernels.initialize`)."""
     if stop <= first:
         return
-    if not isinstance(side, Resident):
-        new = Resident(side.factors[first:stop], side.biases[first:stop])
-        new.ensure(stop - first)
-        _fill(new, 0, first, stop - first, seed, stream, deviation)
-        new.fetch()
-        return
-    side.ensure(stop)
-    if side.missing:
+    held = side if isinstance(side, Resident) else Resident(side.factors[first:stop], side.biases[first:stop])
+    held.ensure(stop if held is side else stop - first)
+    if held.missing:
         _cpu().initialize(Side(*side), first, stop, seed=seed, stream=stream, deviation=deviation)
     else:
-        _fill(side, first, first, stop - first, seed, stream, deviation)
+        _fill(held, first if held is side else 0, first, stop - first, seed, stream, deviation)
+        if held is not side:
+            held.fetch()
 
 
 def _fill(side: Resident, place: int, first: int, n: int, seed: int, stream: int, deviation: float) -> None:
@@ -290,21 +289,12 @@ def _sgd(
 
 def _als_around(means: F32, own: Side, other: Side, rows: I32, histories: Histories, **how: Any) -> F64:
     """Solve for the rows' distances from their prior means, with ratings less what these predict."""
-    other.fetch()
-    whose = np.repeat(np.arange(len(rows)), np.diff(histories.starts))
-    expected = np.einsum("nk,nk->n", other.factors[histories.others], means[whose, :-1]) + means[whose, -1]
-    _add(own, rows, -means)
-    gains = als(own, other, rows, histories._replace(ratings=histories.ratings - expected), **how)
-    _add(own, rows, means)
+    with lent(own, other) as (here, there):
+        less = histories._replace(ratings=gpu_met.less(there, histories, means))
+        here.add(rows, -means)
+        gains = als(here, there, rows, less, **how)
+        here.add(rows, means)
     return gains
-
-
-def _add(side: Side, rows: I32, change: F32) -> None:
-    """Add to *rows* of *side* their rows of *change*: K factors, then the bias."""
-    side.fetch()
-    side.factors[rows] += change[:, :-1]
-    side.biases[rows] += change[:, -1]
-    side.send(rows)
 
 
 def _als(

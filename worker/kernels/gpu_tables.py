@@ -6,13 +6,15 @@ import contextlib
 import logging
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels.api import F32, Batch, Histories, Side
+from factorstream.worker.kernels.api import F32, I32, Batch, Histories, Side
+from factorstream.worker.kernels.beliefs import Beliefs
+from factorstream.worker.kernels.effects import Effects
 from factorstream.worker.kernels.gpu_language import DEVICE, next_power_of_2
 
 Tensor: TypeAlias = Any
@@ -97,24 +99,22 @@ class DeviceBatch(NamedTuple):
     item_means: Tensor
 
 
-class Resident(Side):
-    """A side whose rows are on the device. The host's arrays hold what they did at the last `fetch`."""
+class Mirror:
+    """Tables of rows, on the device. The host's arrays, of which it is a tuple, hold what they did at the last `fetch`."""
 
     n: int
     """Rows held."""
-    tables: Tables
-    """Factors and biases on the device, with room for more rows."""
+    tables: Any
+    """The same on the device, with room for more rows."""
     missing: bool
     """Whether the device had no room for all rows in use; then it holds none, and the host's arrays are the truth."""
     _newer: NDArray[np.bool_]
     """Rows that are newer on the device than on the host."""
 
-    def __new__(cls, factors: F32, biases: F32) -> Resident:
+    def hold_nothing(self) -> None:
         """Hold no row yet."""
-        made: Resident = super().__new__(cls, factors, biases)
-        made.n, made.missing = 0, False
-        made.tables, made._newer = made._room(0), np.zeros(0, np.bool_)
-        return made
+        self.n, self.missing = 0, False
+        self.tables, self._newer = self._room(0), np.zeros(0, np.bool_)
 
     def ensure(self, n: int) -> None:
         """Hold at least *n* rows: those that are new are the host's. Where there is no room, hold none, now and later."""
@@ -140,8 +140,8 @@ class Resident(Side):
         if not len(rows):
             return
         chosen = torch.from_numpy(rows).to(DEVICE)
-        self.factors[rows] = self.tables.factors[chosen, : self.factors.shape[1]].cpu().numpy()
-        self.biases[rows] = self.tables.biases[chosen].cpu().numpy()
+        for array, table in zip(self._arrays, self.tables, strict=True):
+            array[rows] = table[chosen, *_inside(array)].cpu().numpy()
         self._newer[rows] = False
 
     def send(self, rows: slice | NDArray[Any]) -> None:
@@ -151,11 +151,11 @@ class Resident(Side):
         if not len(chosen):
             return
         whole = slice(int(chosen[0]), int(chosen[-1]) + 1)
-        rank, packed = self.factors.shape[1], whole.stop - whole.start == len(chosen)
+        packed = whole.stop - whole.start == len(chosen)
         places: Any = whole if packed else sent(chosen, np.int64)
         rows = whole if packed else chosen
-        self.tables.factors[places, :rank] = sent(self.factors[rows], np.float32)
-        self.tables.biases[places] = sent(self.biases[rows], self.biases.dtype)
+        for array, table in zip(self._arrays, self.tables, strict=True):
+            table[places, *_inside(array)] = sent(array[rows], array.dtype)
         self._newer[chosen] = False
 
     def _grow(self, n: int) -> None:
@@ -167,11 +167,93 @@ class Resident(Side):
         for source, target in zip(self.tables, new, strict=True):
             target[: self.n].copy_(source[: self.n])
         self.tables = new
-        self._newer = np.append(self._newer[: self.n], np.zeros(len(new.biases) - self.n, np.bool_))
+        self._newer = np.append(self._newer[: self.n], np.zeros(len(new[0]) - self.n, np.bool_))
+
+    @property
+    def _arrays(self) -> tuple[F32, ...]:
+        return cast(tuple[F32, ...], self)
+
+    def _room(self, n_rows: int) -> Any:
+        """Return tables for *n_rows*: as the host's are. Raises `Full`."""
+        return tuple(empty((n_rows, *array.shape[1:])) for array in self._arrays)
+
+
+def _inside(array: F32) -> tuple[slice, ...]:
+    """Return where a row of *array* is in a row on the device, which may be longer."""
+    return tuple(slice(0, width) for width in array.shape[1:])
+
+
+class Resident(Mirror, Side):
+    """A side whose rows are on the device."""
+
+    tables: Tables
+
+    def __new__(cls, factors: F32, biases: F32) -> Resident:
+        """Hold no row yet."""
+        made: Resident = super().__new__(cls, factors, biases)
+        made.hold_nothing()
+        return made
+
+    def add(self, rows: I32, change: F32) -> None:
+        """Add on the device (`Side.add`), or on the host where there is no room."""
+        try:
+            if self.missing:
+                raise Full("the host's arrays are the truth")
+            places, added = sent(rows, np.int64), sent(change, np.float32)
+        except Full:
+            self.fetch()
+            super().add(rows, change)
+            self.send(rows)
+            return
+        self.tables.factors[places, : self.factors.shape[1]] += added[:, :-1]
+        self.tables.biases[places] += added[:, -1]
+        self.changed(rows)
 
     def _room(self, n_rows: int) -> Tables:
         kind = torch.from_numpy(self.biases[:0]).dtype
         return Tables(empty((n_rows, width_of(self.factors.shape[1]))).zero_(), empty((n_rows,), kind))
+
+
+class ResidentBeliefs(Mirror, Beliefs):
+    """Beliefs whose rows are on the device."""
+
+    def __new__(cls, equations: F32, outlook: F32) -> ResidentBeliefs:
+        """Hold no row yet."""
+        made: ResidentBeliefs = super().__new__(cls, equations, outlook)
+        made.hold_nothing()
+        return made
+
+
+class ResidentEffects(Mirror, Effects):
+    """Effects whose rows are on the device."""
+
+    def __new__(cls, said: F32, told: F32) -> ResidentEffects:
+        """Hold no row yet."""
+        made: ResidentEffects = super().__new__(cls, said, told)
+        made.hold_nothing()
+        return made
+
+
+def mirror_of(rows: Any) -> Any:
+    """Return a side, beliefs or effects on the device: where they are, or where none of them are yet."""
+    if isinstance(rows, Mirror):
+        return rows
+    if isinstance(rows, Side):
+        return Resident(*rows)
+    return ResidentBeliefs(*rows) if isinstance(rows, Beliefs) else ResidentEffects(*rows)
+
+
+@contextlib.contextmanager
+def lent(*given: Side | Beliefs | Effects) -> Iterator[tuple[Any, ...]]:
+    """Have *given* on the device; what no `hold` put there is there for this call alone, and goes back to the host."""
+    mirrors = tuple(mirror_of(one) for one in given)
+    for mirror, one in zip(mirrors, given, strict=True):
+        if mirror is not one:
+            mirror.ensure(len(one[0]))
+    yield mirrors
+    for mirror, one in zip(mirrors, given, strict=True):
+        if mirror is not one:
+            mirror.fetch()
 
 
 def batch_on_device(batch: Batch) -> DeviceBatch:

@@ -92,11 +92,24 @@ class Remembered:
         if n > first:
             new = self.beliefs[side].outlook[first:n]
             new[:, :rank], new[:, 2 * rank] = prior.factors, prior.bias
+            self.beliefs[side].send(slice(first, n))
             self.n[side] = n
+
+    def on(self, filters: Filters) -> tuple[Beliefs, Beliefs]:
+        """Return what is believed of users and of items where *filters* learn."""
+        users, items = self.beliefs
+        self.beliefs = filters.hold(users, self.n[USERS]), filters.hold(items, self.n[ITEMS])
+        return self.beliefs
+
+    def fetch(self) -> tuple[Beliefs, Beliefs]:
+        """Return it up to date; to be read."""
+        for beliefs in self.beliefs:
+            beliefs.fetch()
+        return self.beliefs
 
     def tables(self) -> Mapping[str, NDArray[Any]]:
         """Return all of it; views of the rows, copies of the numbers."""
-        users, items = self.beliefs
+        users, items = self.fetch()
         noise, surprise, *others = self.estimates
         return {
             "users.equations": users.equations[: self.n[USERS]],
@@ -110,11 +123,11 @@ class Remembered:
 
     def restore(self, tables: Mapping[str, NDArray[Any]]) -> None:
         """Become what `tables` once returned."""
-        for side, name in ((USERS, "users"), (ITEMS, "items")):
+        for side, (name, beliefs) in enumerate(zip(("users", "items"), self.fetch(), strict=True)):
             equations, outlook = tables[f"{name}.equations"], tables[f"{name}.outlook"]
             self.n[side] = len(outlook)
-            self.beliefs[side].equations[: len(equations)] = equations
-            self.beliefs[side].outlook[: len(outlook)] = outlook
+            beliefs.equations[: len(equations)], beliefs.outlook[: len(outlook)] = equations, outlook
+            beliefs.send(slice(0, len(outlook)))
         noise, surprise, *others = tables["estimates"].tolist()
         self.estimates = Estimates(noise, surprise, *np.array(others).reshape(4, 2))
         self.sums[:], self.surprises[:] = tables["sums"], tables["surprises"]
@@ -157,9 +170,9 @@ class Posterior:
         self._grow(model, USERS, int(accepted.user_rows.max()) + 1)
         self._grow(model, ITEMS, int(accepted.item_rows.max()) + 1)
         foreseen = self._filters.filter_batch(
-            model.users.side,
-            model.items.side,
-            *part.beliefs,
+            model.users.on(self._kernels),
+            model.items.on(self._kernels),
+            *part.on(self._filters),
             batch_of(accepted),
             intercept=level.intercept,
             noise=part.estimates.noise * level.spread**2,
@@ -177,12 +190,13 @@ class Posterior:
         part, level = remembered(model), model.level
         own, other = (model.users, model.items) if side == USERS else (model.items, model.users)
         ratings = model.ratings
-        histories = ratings.histories_of_users(rows) if side == USERS else ratings.histories_of_items(rows)
+        histories = self._kernels.keep(ratings.histories_of_users(rows) if side == USERS else ratings.histories_of_items(rows))
+        beliefs = part.on(self._filters)
         told = self._filters.smooth(
-            own.side,
-            other.side,
-            part.beliefs[side],
-            part.beliefs[1 - side],
+            own.on(self._kernels),
+            other.on(self._kernels),
+            beliefs[side],
+            beliefs[1 - side],
             rows,
             histories,
             intercept=level.intercept,
@@ -190,9 +204,9 @@ class Posterior:
             prior=part.estimates.prior(side, level),
         )
         self._filters.explain(
-            part.beliefs[side],
+            beliefs[side],
             other.side,
-            part.beliefs[1 - side],
+            beliefs[1 - side],
             rows,
             histories,
             ratings.item_counts if side == USERS else ratings.user_counts,
@@ -222,8 +236,10 @@ class Posterior:
         part, level = remembered(model), model.level
         own, deviation = (model.users, 0.0) if side == USERS else (model.items, DEVIATION * float(level.spread**0.5))
         first, prior = own.n, part.estimates.prior(side, level)
-        own.grow(n, self._kernels, deviation)
-        own.biases[first:] = prior.level
+        if n > first:
+            own.grow(n, self._kernels, deviation)
+            own.biases[first:] = prior.level
+            own.side.send(slice(first, n))
         part.grow(side, n, prior)
 
 
@@ -238,7 +254,7 @@ def variances(model: Model, side: int, rows: NDArray[np.int64]) -> tuple[F32, F3
     """Return those of *rows*: of the factors ``(n, K)`` and of the bias ``(n,)``; of rows that are not there, the prior's."""
     part, rank, prior = remembered(model), model.rank, remembered(model).estimates.prior(side, model.level)
     known = rows < part.n[side]
-    outlook = part.beliefs[side].outlook[rows[known]]
+    outlook = part.fetch()[side].outlook[rows[known]]
     factors, biases = np.full((len(rows), rank), prior.factors, np.float32), np.full(len(rows), prior.bias, np.float32)
     factors[known], biases[known] = outlook[:, :rank], outlook[:, 2 * rank]
     return factors, biases

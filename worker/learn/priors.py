@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels.api import Penalty, Scored
+from factorstream.worker.kernels.api import Kernels, Penalty, Scored
 from factorstream.worker.kernels.effects import Effects, Pull
 from factorstream.worker.kernels.memory import reserve
 from factorstream.worker.kernels.slopes import add_slopes
@@ -74,8 +74,16 @@ class Priors:
         """What λ of factors, and of biases, is multiplied by where it is not set."""
         return math.exp(self.estimates.log_factors), math.exp(self.estimates.log_biases)
 
+    def on(self, kernels: Kernels) -> tuple[Effects, Effects]:
+        """Return the effects of users and of items where *kernels* learn."""
+        users, items = self.effects
+        self.effects = kernels.hold(users, self.n[USERS]), kernels.hold(items, self.n[ITEMS])
+        return self.effects
+
     def tables(self) -> Mapping[str, NDArray[Any]]:
         """Return all of it (`model.Part`)."""
+        for effects in self.effects:
+            effects.fetch()
         named = {
             f"{name}.{field}": table[: self.n[side]]
             for side, name in ((USERS, "users"), (ITEMS, "items"))
@@ -88,6 +96,8 @@ class Priors:
         self.grow(len(tables["users.said"]), len(tables["items.said"]))
         for name, live in self.tables().items():
             live[:] = tables[name]
+        for effects, n in zip(self.effects, self.n, strict=True):
+            effects.send(slice(0, n))
         self.estimates = Estimates(*tables["estimates"].tolist())
 
     def grow(self, n_users: int, n_items: int) -> None:
@@ -109,7 +119,10 @@ class Priors:
 
     def forget(self, side: int, row: int, others: NDArray[np.int32]) -> None:
         """Let the rows *others* not have met *row*."""
+        for effects in self.effects:
+            effects.fetch()
         self.effects[1 - side].told[others] -= self.effects[side].said[row]
+        self.effects[1 - side].send(others)
 
     def _estimated(self) -> Estimates:
         now = self.estimates

@@ -66,7 +66,7 @@ def rule_of(learning: Learning, kernels: Kernels) -> Rule:
     """Return the rule that *learning* asks for."""
     if learning.loss == "implicit":
         return Implicit(kernels, learning)
-    rule: Rule = Posterior(kernels, filters(), learning) if learning.learner == "posterior" else Sgd(kernels, learning)
+    rule: Rule = Posterior(kernels, filters(kernels), learning) if learning.learner == "posterior" else Sgd(kernels, learning)
     return Calibrated(rule, kernels) if learning.calibrate else rule
 
 

@@ -40,7 +40,7 @@ class Sgd:
         batch = batch_of(accepted)
         if priors is not None:
             priors.grow(model.users.n, model.items.n)
-            user_means, item_means = self._kernels.meet(*priors.effects, batch, accepted.changes)
+            user_means, item_means = self._kernels.meet(*priors.on(self._kernels), batch, accepted.changes)
             batch = batch._replace(user_means=user_means, item_means=item_means)
         scored = self._kernels.sgd(
             model.users.on(self._kernels),
@@ -70,7 +70,8 @@ class Sgd:
         if priors is None:
             return self._solve(model, side, rows, histories, NO_MEANS, afresh)
         priors.grow(model.users.n, model.items.n)
-        effects = priors.effects[side], priors.effects[1 - side]
+        both = priors.on(self._kernels)
+        effects = both[side], both[1 - side]
         means = self._kernels.recall(*effects, rows, histories)
         gains = self._solve(model, side, rows, histories, means, afresh)
         other, counts = (model.items, ratings.item_counts) if on_users else (model.users, ratings.user_counts)
