@@ -28,8 +28,9 @@ $(TESTED): $(READY)
 run: setup
 	@$(BIN)/factorstream demo
 
+# a file's tests in one process, each of which has services of its own; files in their order, for the longest come early
 test: $(TESTED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 bench: setup
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[worker,local,dev,bench]'

@@ -1,12 +1,13 @@
 """Real services for tests, and names that no other test uses.
 
-Kafka and Redis are taken from ``FACTORSTREAM_TEST_KAFKA`` and ``FACTORSTREAM_TEST_REDIS`` where set; else one pair of
-processes is started for the session. Services that do not start fail the tests that need them: they are never skipped.
+Kafka and Redis are taken from ``FACTORSTREAM_TEST_KAFKA`` and ``FACTORSTREAM_TEST_REDIS`` where set; else each process that
+runs tests starts a pair of its own. Services that do not start fail the tests that need them: they are never skipped.
 """
 
 import os
 import signal
 import uuid
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -40,7 +41,14 @@ def kafka(request):
 @pytest.fixture(scope="session")
 def redis_url(request):
     """Return the URL of a real Redis whose database tests may flush."""
-    return os.environ.get("FACTORSTREAM_TEST_REDIS") or request.getfixturevalue("local_services").redis
+    lent = os.environ.get("FACTORSTREAM_TEST_REDIS")
+    return own_database(lent) if lent else request.getfixturevalue("local_services").redis
+
+
+def own_database(url):
+    """Return *url* with a database that no other process of this session flushes: the first one's is that of *url*."""
+    parts, process = urlsplit(url), int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    return parts._replace(path=f"/{int(parts.path.strip('/') or 0) + process}").geturl()
 
 
 @pytest.fixture

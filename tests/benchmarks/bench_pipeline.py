@@ -1,6 +1,6 @@
 """Kafka → learned → Redis: single JSON events, beside kafka-python alone consuming the same topic in the same minutes.
 
-    python -m tests.benchmarks.bench_pipeline [--events 5000000] [--runs 5]
+    python -m tests.benchmarks.bench_pipeline [--events 2000000] [--runs 5]
 
 kafka-python alone polls and counts. The worker's seconds are its own (``busy_seconds``), from the turn with the first records
 until every changed row was in Redis; its records are the topic's. Runs are interleaved; figures are medians.
@@ -24,7 +24,7 @@ LEAST_WITH_SWEEPS, LEAST_WITHOUT = 0.6, 0.7
 
 def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--events", type=int, default=5_000_000, help="of the generated stream")
+    options.add_argument("--events", type=int, default=2_000_000, help="of the generated stream")
     options.add_argument("--runs", type=int, default=5)
     asked = options.parse_args()
     with running() as lent:

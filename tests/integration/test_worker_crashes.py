@@ -173,7 +173,7 @@ def test_an_empty_topic_is_idle_too(place):
 
 
 def test_until_idle_waits_for_as_long_as_something_comes(place):
-    worker = place._started([*place.arguments(), "--until-idle", "1.5"])
+    worker = place._started([*place.arguments(), "--until-idle", "3"])
     worker.said("running")
     for user in range(4):
         place.send(rates(1, 5, first=user))
