@@ -80,7 +80,8 @@ def sgd(
         return Scored(*np.empty((4, 0), np.float32))
     here, there = _resident(users), _resident(items)
     remembered = _with_moments(optimizer, here.n, there.n)
-    held = here, there, *gpu_moments.of_both(remembered)
+    held: tuple[Resident | ResidentMoments, ...] = (here, there, *gpu_moments.of_both(remembered))
+    given: tuple[Side | Moments, ...] = (users, items, optimizer.users, optimizer.items)
     length, penalty = longest(batch), objective.penalty
     singular = length and not (penalty.user > 0 and penalty.item > 0 and (penalty.bias > 0 or not objective.biased))
     unknown = unsupported_steps(objective, optimizer, rank=here.factors.shape[1], fold_in=length)
@@ -88,7 +89,7 @@ def sgd(
         scored = _sgd_on_host(here, there, batch, intercept=intercept, objective=objective, rates=rates, optimizer=remembered)
     else:
         scored = _sgd(here, there, batch, intercept, objective, rates, remembered)
-    for resident, side in zip(held, (users, items, optimizer.users, optimizer.items), strict=True):
+    for resident, side in zip(held, given, strict=True):
         _return(resident, side)
     return scored
 

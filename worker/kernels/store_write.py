@@ -86,8 +86,9 @@ def accept(
     """
     n = paid = np.int64(0)
     outcome.of_users.starts[0] = outcome.of_items.starts[0] = 0
-    j = seen = start
-    end = np.int64(events.kinds.size)
+    j: Int = start
+    seen: Int = start
+    end: Int = np.int64(events.kinds.size)
     while n < limit:
         while seen < end and seen <= j + FAR:
             end = seen if is_strange(store, events, seen) else end
