@@ -76,9 +76,7 @@ def learn_apart(
     """
     part = take_number(taken)
     while part < len(reached):
-        reached[part] = learn(
-            users, items, batch, apart[part], apart[part + 1], intercept, penalty, rates, room, scored
-        )
+        reached[part] = learn(users, items, batch, apart[part], apart[part + 1], intercept, penalty, rates, room, scored)
         part = take_number(taken)
 
 

@@ -75,7 +75,9 @@ def sgd(
     here, there, length = _resident(users), _resident(items), longest(batch)
     singular = length and not (objective.penalty.user > 0 and objective.penalty.item > 0 and objective.penalty.bias > 0)
     if unsupported(objective, optimizer, fold_in=length) or singular or here.missing or there.missing:
-        scored = _sgd_on_host(here, there, batch, apart, intercept=intercept, objective=objective, rates=rates, optimizer=optimizer)
+        scored = _sgd_on_host(
+            here, there, batch, apart, intercept=intercept, objective=objective, rates=rates, optimizer=optimizer
+        )
     else:
         scored = _sgd(here, there, batch, intercept, objective, rates)
     _return(here, users)
