@@ -1,4 +1,8 @@
-"""SGD and fold-in: updates a second of one core's time, against the same loop in plain numba."""
+"""SGD and fold-in: updates a second of one core's time, against the same loop in plain numba, and against LIBMF.
+
+LIBMF steps through blocks of the matrix, users of a block in order, so that rows are in the cache. `fit` does, too; a stream
+comes as it comes. Ours returns each error and has biases, LIBMF has neither.
+"""
 
 import statistics
 import time
@@ -6,12 +10,17 @@ import time
 import numpy as np
 from numba import njit
 
+from factorstream.worker.fitting.sections import sections_of
+from factorstream.worker.fitting.splits import NEVER
 from factorstream.worker.kernels import cpu
 from factorstream.worker.kernels.api import Batch, Histories, Objective, Penalty, Rates, Side
+from factorstream.worker.model.ratings import Held, Ratings
+from tests.benchmarks.libmf import LibMF
 from tests.benchmarks.table import Figure, show
 
 N_USERS, N_ITEMS, N_RATINGS, ROUNDS = 480_000, 18_000, 1_000_000, 5
 N_FOLDED = 20_000
+N_FITTED, PASSES, TURNS = 5_000_000, 4, 3
 HOW = {"intercept": 3.5, "objective": Objective(Penalty(0.05, 0.05, 0.05, True)), "rates": Rates(0.01, 0.01, 0.0)}
 
 
@@ -58,7 +67,58 @@ def main():
         figures.append(Figure(f"K = {rank}: kernel", N_RATINGS / seconds[1] / 1e6, "M updates/s", at_least=wanted))
         figures.append(Figure(f"K = {rank}: plain numba loop", N_RATINGS / seconds[0] / 1e6, "M updates/s"))
     show(f"SGD, one core, {N_USERS:,} × {N_ITEMS:,} rows, biases and errors included, exact order", figures)
+    show(f"SGD beside LIBMF built with AVX, one core, {N_FITTED:,} ratings, the same rows", list(beside_libmf(rng)))
     show(f"Fold-in, one core, the same tables, {N_FOLDED:,} events", list(folded(rng)))
+
+
+def beside_libmf(rng):
+    """Yield updates a second of a core's time: LIBMF's, ours in the order of `fit`, ours in that of a stream."""
+    peer, entries = LibMF(), distinct(rng)
+    yield Figure("LIBMF: instructions that multiply eight numbers", peer.n_wide, at_least=1)
+    few = tuple(column[:1000] for column in entries)
+    cpu.threads = 1
+    floors = {"user_floor_ms": np.full(N_USERS, NEVER), "item_floor_ms": np.full(N_ITEMS, NEVER)}
+    ratings = Ratings.from_entries(Held(*entries, np.zeros(len(entries[0]), np.int64)), **floors)
+    fitted = [part for section in sections_of(ratings, rng, N_FITTED) for part in section]
+    streamed = shuffled(rng, entries, ratings)
+    for rank in (32, 64, 128):
+        users, items = side(rng, N_USERS, rank), side(rng, N_ITEMS, rank)
+        cpu.sgd(users, items, fitted[0].batch, **HOW, apart=fitted[0].apart)  # compiles
+        seconds = {"libmf": [], "fit": [], "stream": []}
+        for _ in range(TURNS):
+            passes = peer.learn((N_USERS, N_ITEMS), entries, few, rank=rank, n_threads=1, n_iterations=PASSES)
+            seconds["libmf"] += [one.cpu_s for one in passes[1:]]  # in the first, LIBMF steps eight factors alone
+            seconds["fit"].append(timed(lambda u=users, i=items: [cpu.sgd(u, i, b, **HOW, apart=apart) for b, apart in fitted]))
+            seconds["stream"].append(timed(lambda u=users, i=items: cpu.sgd(u, i, streamed, **HOW)))
+        libmf, fit, stream = (statistics.median(one) for one in seconds.values())
+        n = len(entries[0]) / 1e6
+        yield Figure(f"K = {rank}: LIBMF", n / libmf, "M updates/s")
+        yield Figure(f"K = {rank}: ours, in the order of fit", n / fit, "M updates/s", at_least=n / libmf)
+        yield Figure(f"K = {rank}: ours, in the order of a stream", n / stream, "M updates/s")
+        yield Figure(f"K = {rank}: in the order of fit, times LIBMF", libmf / fit, at_least=1)
+        yield Figure(f"K = {rank}: in the order of a stream, times LIBMF", libmf / stream)
+
+
+def distinct(rng):
+    """Return ratings of different pairs, ascending, popular rows often."""
+    pairs = zipf(rng, N_USERS, 0.6, N_FITTED).astype(np.int64) * N_ITEMS + zipf(rng, N_ITEMS, 0.8, N_FITTED)
+    users, items = np.divmod(np.unique(pairs), N_ITEMS)
+    return users.astype(np.int32), items.astype(np.int32), rng.normal(3.5, 1, len(users)).astype(np.float32)
+
+
+def shuffled(rng, entries, ratings):
+    """Return the ratings as a stream might bring them."""
+    order = rng.permutation(len(entries[0]))
+    users, items, values = (column[order] for column in entries)
+    none = Histories(np.zeros(len(users) + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
+    return Batch(users, items, values, ratings.user_counts[users], ratings.item_counts[items], none, none)
+
+
+def timed(run):
+    """Return the seconds of this thread that *run* takes."""
+    began = time.thread_time()
+    run()
+    return time.thread_time() - began
 
 
 def folded(rng):
@@ -75,9 +135,7 @@ def interleaved(*runs):
     seconds = [[] for _ in runs]
     for _ in range(ROUNDS + 1):
         for run, measured in zip(runs, seconds, strict=True):
-            began = time.thread_time()
-            run()
-            measured.append(time.thread_time() - began)
+            measured.append(timed(run))
     return [statistics.median(measured[1:]) for measured in seconds]
 
 

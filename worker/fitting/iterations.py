@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,16 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorstream.worker.errors import UserMistake
+from factorstream.worker.fitting.descent import Descent
 from factorstream.worker.fitting.ranking import Ranking, ranking
-from factorstream.worker.fitting.sections import sections_of
 from factorstream.worker.fitting.splits import BLOCK_VISITS, NEVER, user_blocks
 from factorstream.worker.kernels import losses
-from factorstream.worker.kernels.api import Kernels, Rates
+from factorstream.worker.kernels.api import Kernels
 from factorstream.worker.kernels.gram import gram_of
 from factorstream.worker.kernels.objective import over_observed, penalties, scores
 from factorstream.worker.learn.implicit import penalties_of
 from factorstream.worker.learn.learner import new_model
-from factorstream.worker.learn.optimizers import optimizer_of
 from factorstream.worker.learn.rule import rule_of
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.model import cuts
@@ -32,8 +31,6 @@ Method = Literal["als", "sgd"]
 
 MINIBATCH = 1_000_000
 """Ratings handed to a kernel at once."""
-EPOCHS_TO_HALF = 5
-"""After which SGD's steps are half as long."""
 CONVERGED = 1e-4
 """Share of the objective that an iteration must still change."""
 LAMBDA = 14.0
@@ -104,22 +101,26 @@ def fit(
 
     Raises `UserMistake` when the model diverges.
     """
-    learning, began = learning_of_all(learning, model.level), time.perf_counter()
-    improve = _solver(model, kernels, learning) if method == "als" else _stepper(model, kernels, learning, seed, minibatch)
-    before = np.inf
-    for number in range(n_iterations):
-        improve(number)
+    began, before, of_all = time.perf_counter(), np.inf, learning_of_all(learning, model.level)
+    unset = learning.has_priors and learning.lambda_user is None and learning.lambda_item is None
+    learner = (
+        _Solves(model, kernels, of_all)
+        if method == "als"
+        else Descent(model, kernels, of_all, learn_penalty=unset, n_epochs=n_iterations, seed=seed, minibatch=minibatch)
+    )
+    for _ in range(n_iterations):
+        learner.improve()
         if model.level.cuts:
             _refit_cuts(model)
         seconds = time.perf_counter() - began
-        value = objective(model, learning)
+        value = objective(model, learner.learning)
         if not np.isfinite(value):
             raise UserMistake(
                 f"the model diverged ({method}): lower sgd.learning_rate, or raise als.lambda_user and als.lambda_item"
             )
         ranked = ranking(model, holdout) if learning.loss == "implicit" else None
         yield Iteration(value, seconds, rmse(model, learning, holdout), ranked)
-        if until_converged and abs(before - value) < CONVERGED * abs(value):
+        if until_converged and learner.settled and abs(before - value) < CONVERGED * abs(value):
             return
         before, began = value, time.perf_counter()
 
@@ -223,50 +224,21 @@ def _scores(model: Model, entries: Held) -> NDArray[np.float64]:
     return scores(model.users.on_host, model.items.on_host, entries.user_rows, entries.item_rows, intercept=model.level.intercept)
 
 
-def _solver(model: Model, kernels: Kernels, learning: Learning) -> Callable[[int], None]:
-    """Return what solves all rows."""
-    rule = rule_of(learning, kernels)
-    rule.take_over(model)
+class _Solves:
+    """An exact solve of each row, users first."""
 
-    def solve_all(number: int) -> None:
-        for side, counts in ((USERS, model.ratings.user_counts), (ITEMS, model.ratings.item_counts)):
+    settled = True
+
+    def __init__(self, model: Model, kernels: Kernels, learning: Learning) -> None:
+        self.learning = learning
+        self._model, self._rule = model, rule_of(learning, kernels)
+        self._rule.take_over(model)
+
+    def improve(self) -> None:
+        ratings = self._model.ratings
+        for side, counts in ((USERS, ratings.user_counts), (ITEMS, ratings.item_counts)):
             rows = np.flatnonzero(counts).astype(np.int32)
             block = np.cumsum(counts[rows], dtype=np.int64) // BLOCK_VISITS
             for part in np.split(rows, np.flatnonzero(np.diff(block)) + 1):
-                rule.solve(model, side, part)
-        rule.end_sweep(model)
-
-    return solve_all
-
-
-def _stepper(model: Model, kernels: Kernels, learning: Learning, seed: int, minibatch: int) -> Callable[[int], None]:
-    """Return what takes a step for each rating held."""
-    random = np.random.default_rng(seed)
-    sections = [
-        [part._replace(batch=kernels.keep(part.batch)) for part in section]
-        for section in sections_of(model.ratings, random, minibatch)
-    ]
-
-    def step_all(number: int) -> None:
-        rates = _rates(learning, model.level, number)
-        for chosen in random.permutation(len(sections)):
-            for batch, apart in sections[chosen]:
-                kernels.sgd(
-                    model.users.on(kernels),
-                    model.items.on(kernels),
-                    batch,
-                    intercept=model.level.intercept,
-                    objective=learning.objective(model.level),
-                    rates=rates,
-                    optimizer=optimizer_of(learning, model, kernels),
-                    apart=apart,
-                )
-
-    return step_all
-
-
-def _rates(learning: Learning, level: Level, epoch: int) -> Rates:
-    """Return the step sizes of *epoch*: those of the stream at first, then falling, so that steps end near the minimum."""
-    rates = learning.rates(level)
-    share = 1.0 / (1.0 + epoch / EPOCHS_TO_HALF)
-    return rates._replace(factors=rates.factors * share, biases=rates.biases * share)
+                self._rule.solve(self._model, side, part)
+        self._rule.end_sweep(self._model)

@@ -18,7 +18,7 @@ class Grid(NamedTuple):
     item_rows: I32
     ratings: F32
     starts: I64
-    """``(n_bins² + 1,)``: where blocks begin. Block ``d n_bins + n`` has bin n of users and bin n + d, modulo n_bins, of items."""
+    """``(n_bins² + 1,)``: where blocks begin. Block ``d n_bins + n`` has bin n of users and bin n + d of items, modulo n_bins."""
 
 
 def grid_of(
