@@ -98,6 +98,24 @@ def test_kernels_agree_with_the_reference(kernels, sweep):
     assert_close((*own, gains), (*expected, expected_gains))
 
 
+@every_kernel
+@given(sweeps(), st.integers(0, 2**32))
+@sparing
+def test_rows_held_to_their_means_are_rows_less_their_means_held_to_zero(kernels, sweep, seed):
+    """Solving for u − m, from ratings less what m predicts of them, is solving for u."""
+    means = np.random.default_rng(seed).normal(0, 0.3, (len(sweep.rows), sweep.own.factors.shape[1] + 1)).astype(np.float32)
+    whose = np.repeat(sweep.rows, np.diff(sweep.histories.starts))
+    predicted = (sweep.other.factors[sweep.histories.others] * means[whose, :-1]).sum(axis=1) + means[whose, -1]
+    less = Side(sweep.own.factors - means[:, :-1], sweep.own.biases - means[:, -1])
+    ratings = (sweep.histories.ratings - predicted).astype(np.float32)
+    own, gains = (
+        copied(sweep.own),
+        kernels.als(less, sweep.other, sweep.rows, sweep.histories._replace(ratings=ratings), **sweep.how),
+    )
+    found = kernels.als(own, sweep.other, sweep.rows, sweep.histories, means=means, **sweep.how)
+    assert_close((own.factors, own.biases, found), (less.factors + means[:, :-1], less.biases + means[:, -1], gains))
+
+
 @every_other
 @pytest.mark.parametrize("rank", [1, 16, 33, 64])
 def test_long_and_short_rows_agree_with_the_reference(kernels, rank):

@@ -38,11 +38,6 @@ class Side(NamedTuple):
     def send(self, rows: slice | NDArray[Any]) -> None:
         """Tell whoever holds the rows that *rows* of the arrays were changed here."""
 
-    def add(self, rows: I32, change: F32) -> None:
-        """Add to each of *rows*, none there twice, its row of *change*: K factors, then the bias."""
-        self.factors[rows] += change[:, :-1]
-        self.biases[rows] += change[:, -1]
-
 
 class Histories(NamedTuple):
     """Ratings of several rows in one pair of columns: those of entry j are ``starts[j]:starts[j + 1]``.
@@ -247,18 +242,22 @@ class Kernels(Protocol):
         intercept: float,
         objective: Objective,
         of_users: bool,
+        means: F32 = NO_MEANS,
         solver: Solver = "auto",
     ) -> F64:
         """Set each of *rows* to the minimiser of the objective over that row, against *other* as it is.
 
         Squared, no κ, no constraint: ``(Σ v vᵀ + λ_n I) u = Σ (x − intercept − c − b) v`` jointly with the bias (Schur border);
-        λ = 0 gives the least-squares solution of minimum norm. Else: proximal Newton steps, each with a line search, so that none
-        raises the row's objective; within a step coordinate descent where there is κ or the constraint (exact zeros).
-        A row with an empty history becomes zero. A solution that is not finite leaves its row.
+        λ = 0 gives the least-squares solution of minimum norm (with prior means: nearest to them). Else: proximal Newton steps,
+        each with a line search, so that none raises the row's objective; within a step coordinate descent where there is κ or the
+        constraint (exact zeros).
+        A row with an empty history becomes zero, or its prior mean. A solution that is not finite leaves its row.
         No row is in *rows* twice. One row, one thread: the number of threads never changes bits.
 
         Args:
             of_users: Whether *own* is the users' side: whose λ and κ count.
+            means: ``(len(rows), K + 1)``, least squares only: the rows' prior means, factors and bias, to which λ pulls each row
+                in the place of zero. No rows: all are zero.
             solver: ``exact``; ``cg``: for least squares, conjugate gradients from the row as it is where that is cheaper, until
                 they gain little more, so the same minimisers over several sweeps, sooner; ``auto``: the one that is faster at
                 this rank. A set of kernels may be exact always.
@@ -322,12 +321,8 @@ class Kernels(Protocol):
         Returns: Prior means of users and items just after each event, both ``(B, K + 1)``.
         """
 
-    def recall(self, own: Effects, other: Effects, side: Side, rows: I32, histories: Histories) -> tuple[F32, F32]:
-        """Sum anew, in the order of their histories, what *rows* were told. *side* are the parameters of the rows met.
-
-        Returns: The rows' prior means, ``(len(rows), K + 1)``; and the ratings of *histories* less what the means predict of
-        them, ``x − mean_b − mean_u·v``: solving for these gives rows less their means.
-        """
+    def recall(self, own: Effects, other: Effects, rows: I32, histories: Histories) -> F32:
+        """Sum anew, in the order of their histories, what *rows* were told; return their prior means, ``(len(rows), K + 1)``."""
 
     def attribute(
         self, own: Effects, other: Effects, side: Side, rows: I32, histories: Histories, counts: I32, pull: Pull

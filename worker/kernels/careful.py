@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import numpy as np
 
-from factorstream.worker.kernels.api import F64, Histories, Side
+from factorstream.worker.kernels.api import F32, F64, Histories, Side
 
 SINGULAR = 1e-12
 """Squared singular values below this share of the largest count as zero: factors are float32, their differences no finer."""
 
 
 def solve_carefully(
-    own: Side, other: Side, row: int, history: Histories, intercept: float, penalty: float, bias_penalty: float
+    own: Side, other: Side, row: int, history: Histories, mean: F32, intercept: float, penalty: float, bias_penalty: float
 ) -> float:
-    """Set *row* to its minimiser over all of *history*, of minimum norm where there are many; return how much that gained.
+    """Set *row* to its minimiser over all of *history*; return how much that gained.
 
-    A solution that is not finite leaves the row.
+    *mean* is the row's prior mean, ``(K + 1,)``; of many minimisers the nearest to it is taken. A solution
+    that is not finite leaves the row.
     """
     rank = other.factors.shape[1]
     design = np.column_stack([other.factors[history.others].astype(np.float64), np.ones(len(history.others))])
     target = history.ratings.astype(np.float64) - intercept - other.biases[history.others]
     weights = np.append(np.full(rank, penalty), bias_penalty)
-    gram, right = design.T @ design + np.diag(weights), design.T @ target
+    with np.errstate(invalid="ignore"):
+        gram, right = design.T @ design + np.diag(weights), design.T @ (target - design @ mean)
     if not (np.isfinite(gram).all() and np.isfinite(right).all()):
         return 0.0
     old = np.append(own.factors[row].astype(np.float64), own.biases[row])
     with np.errstate(over="ignore"):
-        new = minimum_norm(gram, right).astype(np.float32)
+        new = (minimum_norm(gram, right) + mean).astype(np.float32)
     if not np.isfinite(new).all():
         return 0.0
     own.factors[row], own.biases[row] = new[:-1], new[-1]

@@ -21,6 +21,7 @@ from factorstream.worker.kernels import (
     cpu_implicit_cg,
     cpu_rows,
     cpu_sgd,
+    cpu_short,
     cpu_start,
     reference,
 )
@@ -29,6 +30,7 @@ from factorstream.worker.kernels.api import (
     F64,
     I32,
     I64,
+    NO_MEANS,
     SGD,
     Batch,
     Held,
@@ -49,8 +51,8 @@ from factorstream.worker.kernels.terms import N_TERMS, Memory, first_variances
 
 name = "cpu"
 
-Task = tuple[Side, Side, I32, Histories, tuple[Any, Any, Any, bool]]
-"""Least squares: both sides flat, rows, their histories; the intercept, λ, μ and whether they are weighted."""
+Task = tuple[Side, Side, I32, Histories, F32, tuple[Any, Any, Any, bool]]
+"""Least squares: both sides flat, rows, their histories, prior means flat; the intercept, λ, μ and whether these are weighted."""
 
 threads = len(os.sched_getaffinity(0)) or 1
 """How many `als` uses; their number changes no bit."""
@@ -92,19 +94,19 @@ def sgd(
     flat_users, flat_items, batch = _side(users), _side(items), _batch(batch)
     if not objective.is_least_squares or optimizer.name != "sgd" or rates.power:
         return _sgd(users, items, batch, intercept, objective, rates, optimizer)
-    n = len(batch.ratings)
+    n, flat = len(batch.ratings), batch._replace(user_means=batch.user_means.reshape(-1), item_means=batch.item_means.reshape(-1))
     scored = Scored(*np.empty((4, n), np.float32))
     room = scratch(max(_longest(batch.user_histories), _longest(batch.item_histories)), users.factors.shape[1])
     penalty = objective.penalty
     weights = cpu_sgd.Penalty(_scalar(penalty.user), _scalar(penalty.item), _scalar(penalty.bias), bool(penalty.weighted))
     steps, center = cpu_sgd.Rates(*map(_scalar, rates[:3])), _scalar(intercept)
-    done = cpu_sgd.learn(flat_users, flat_items, batch, 0, center, weights, steps, room, scored)
+    done = cpu_sgd.learn(flat_users, flat_items, flat, 0, center, weights, steps, room, scored)
     while done < n:
         event = _event(batch, done)
         one = reference.sgd(users, items, event, intercept=intercept, objective=objective, rates=rates)
         for column, found in zip(scored, one, strict=True):
             column[done] = found[0]
-        done = cpu_sgd.learn(flat_users, flat_items, batch, done + 1, center, weights, steps, room, scored)
+        done = cpu_sgd.learn(flat_users, flat_items, flat, done + 1, center, weights, steps, room, scored)
     return scored
 
 
@@ -117,6 +119,7 @@ def als(
     intercept: float,
     objective: Objective,
     of_users: bool,
+    means: F32 = NO_MEANS,
     solver: Solver = "auto",
 ) -> F64:
     """Solve each of *rows* (`api.Kernels.als`)."""
@@ -124,7 +127,7 @@ def als(
         return _als(own, other, _int32(rows), _histories(histories), intercept, objective, of_users)
     penalty, _ = objective.penalty.on(users=of_users)
     weights = penalty, objective.penalty.bias, objective.penalty.weighted
-    return _least_squares(own, other, rows, histories, intercept, weights, solver)
+    return _least_squares(own, other, rows, histories, means, intercept, weights, solver)
 
 
 def _sgd(
@@ -166,7 +169,14 @@ def _als(own: Side, other: Side, rows: I32, histories: Histories, intercept: flo
 
 
 def _least_squares(
-    own: Side, other: Side, rows: I32, histories: Histories, intercept: float, weights: tuple[float, float, bool], solver: Solver
+    own: Side,
+    other: Side,
+    rows: I32,
+    histories: Histories,
+    means: F32,
+    intercept: float,
+    weights: tuple[float, float, bool],
+    solver: Solver,
 ) -> F64:
     """Solve each of *rows*; *weights* are λ, μ and whether they are weighted."""
     flat_own, flat_other, rows, histories = _side(own), _side(other), _int32(rows), _histories(histories)
@@ -175,33 +185,49 @@ def _least_squares(
     careful = np.full(len(rows), penalty <= 0)
     if penalty > 0:
         numbers = _scalar(intercept), _scalar(penalty), _scalar(bias_penalty), bool(weighted)
-        task = flat_own, flat_other, rows, histories, numbers
+        task = flat_own, flat_other, rows, histories, _float32(means).reshape(-1), numbers
         left = np.ones(len(rows), np.bool_)
+        _one_by_one(task, counts, gains, careful, left)
         if solver == "cg" or (solver == "auto" and own.factors.shape[1] >= CG_FROM):
             _by_conjugate_gradients(task, counts, gains, left)
         _by_factoring(task, counts, np.flatnonzero(left), gains, careful)
     for j in np.flatnonzero(careful):
         weight, ratings = counts[j] if weighted else 1, _entry(histories, j)
-        gains[j] = solve_carefully(own, other, rows[j], ratings, intercept, weight * penalty, weight * bias_penalty)
+        mean = means[j] if len(means) else np.zeros(own.factors.shape[1] + 1, np.float32)
+        gains[j] = solve_carefully(own, other, rows[j], ratings, mean, intercept, weight * penalty, weight * bias_penalty)
     return gains
+
+
+def _one_by_one(task: Task, counts: I64, gains: F64, careful: NDArray[np.bool_], left: NDArray[np.bool_]) -> None:
+    """Solve the rows with few ratings, and clear *left* there; mark those as *careful* that float32 cannot solve."""
+    own, other, rows, histories, means, numbers = task
+    rank = len(own.factors) // len(own.biases)
+    entries, taken = cpu_short.fitting(counts, rank), np.zeros(1, np.int64)
+    left[entries] = False
+
+    def work() -> None:
+        room = scratch(cpu_short.MOST, rank)
+        cpu_short.solve_rows(own, other, rows, histories, means, entries, taken, numbers, room, gains, careful)
+
+    _in_threads(work, 8 * int(counts[entries].sum()) * rank)
 
 
 def _by_conjugate_gradients(task: Task, counts: I64, gains: F64, left: NDArray[np.bool_]) -> None:
     """Solve the rows that this suits; clear *left* where it went well."""
-    own, other, rows, histories, numbers = task
+    own, other, rows, histories, means, numbers = task
     rank = len(own.factors) // len(own.biases)
     entries, taken = cpu_cg.fitting(counts, rank), np.zeros(1, np.int64)
 
     def work() -> None:
         room = cpu_cg.room(rank, int(counts[entries].max(initial=0)))
-        cpu_cg.solve_rows(own, other, rows, histories, entries, taken, numbers, room, gains, left)
+        cpu_cg.solve_rows(own, other, rows, histories, means, entries, taken, numbers, room, gains, left)
 
     _in_threads(work, int(counts[entries].sum()) * rank)
 
 
 def _by_factoring(task: Task, counts: I64, entries: I64, gains: F64, careful: NDArray[np.bool_]) -> None:
     """Solve *entries* exactly; mark those as *careful* that float32 cannot."""
-    own, other, rows, histories, numbers = task
+    own, other, rows, histories, means, numbers = task
     rank = len(own.factors) // len(own.biases)
     pieces, groups, taken = cpu_als.pieces(counts, rank), cpu_als.groups(entries, counts, rank), np.zeros((2, 1), np.int64)
 
@@ -210,7 +236,7 @@ def _by_factoring(task: Task, counts: I64, entries: I64, gains: F64, careful: ND
 
     def solve_groups() -> None:
         room = cpu_als.room(rank)
-        cpu_als.solve_groups(own, other, rows, histories, pieces, groups, taken[1], numbers, room, gains, careful)
+        cpu_als.solve_groups(own, other, rows, histories, means, pieces, groups, taken[1], numbers, room, gains, careful)
 
     # called with nothing to do, too: the first call compiles, and that is to be when a worker starts
     _in_threads(sum_pieces, len(pieces.entries) * cpu_als.PIECE * rank)
@@ -269,13 +295,12 @@ def meet(users: Effects, items: Effects, batch: Batch, changes: NDArray[np.int8]
     return means[0], means[1]
 
 
-def recall(own: Effects, other: Effects, side: Side, rows: I32, histories: Histories) -> tuple[F32, F32]:
+def recall(own: Effects, other: Effects, rows: I32, histories: Histories) -> F32:
     """Sum anew what *rows* were told (`api.Kernels.recall`)."""
     width = own.said.shape[1]
-    means, ratings = np.empty((len(rows), width), np.float32), np.empty_like(histories.ratings)
-    factors, flat = side.factors.reshape(-1), means.reshape(-1)
-    cpu_effects.recall(_effects(own), _effects(other), factors, _int32(rows), _histories(histories), width, flat, ratings)
-    return means, ratings
+    means = np.empty((len(rows), width), np.float32)
+    cpu_effects.recall(_effects(own), _effects(other), _int32(rows), _histories(histories), width, means.reshape(-1))
+    return means
 
 
 def attribute(own: Effects, other: Effects, side: Side, rows: I32, histories: Histories, counts: I32, pull: Pull) -> None:

@@ -172,6 +172,7 @@ def solve_groups(
     other: Any,
     rows: Any,
     histories: Any,
+    means: Any,
     pieces: Any,
     groups: Any,
     counter: Any,
@@ -180,16 +181,16 @@ def solve_groups(
     gains: Any,
     careful: Any,
 ) -> None:
-    """Solve one group after another, each the next that no thread has taken, until none is left; *own* and *other* are flat.
+    """Solve one group after another, each the next that no thread has taken, until none is left; tables are flat.
 
-    *numbers* are the intercept, λ, μ and whether they are weighted. Fills *gains*, and *careful* where a row needs more than
-    float32 and stays as it is.
+    *means* are the rows' prior means, none where all are zero; *numbers* are the intercept, λ, μ and whether these are
+    weighted. Fills *gains*, and *careful* where a row needs more than float32 and stays as it is.
     """
     while True:
         number = take_number(counter)
         if number >= groups.shape[0]:
             return
-        solve_group(own, other, rows, histories, pieces, groups[number], numbers, room, gains, careful)
+        solve_group(own, other, rows, histories, means, pieces, groups[number], numbers, room, gains, careful)
 
 
 @inlined
@@ -198,6 +199,7 @@ def solve_group(
     other: Any,
     rows: Any,
     histories: Any,
+    means: Any,
     pieces: Any,
     group: Any,
     numbers: Any,
@@ -225,9 +227,9 @@ def solve_group(
         if entry >= 0:
             load_old(own, np.int64(rows[entry]), rank, room, lane)
         if n >= rank:
-            sum_tall(other, rank, histories, pieces, entry, intercept, room, lane)
+            sum_tall(other, rank, histories, means, pieces, entry, intercept, room, lane)
         elif n > 0:
-            sum_by_ratings(other, rank, histories, entry, intercept, room, lane)
+            sum_by_ratings(other, rank, histories, means, entry, intercept, room, lane)
         room.totals[SIZE * LANES + lane] = min(n, rank)
     turn(room, vector, height)
     add_penalty(room, height)
@@ -237,7 +239,8 @@ def solve_group(
         substitute_up(room.lanes, p, room.solution)
     for lane in range(LANES):
         if group[lane] >= 0:
-            finish(own, other, rank, np.int64(rows[group[lane]]), histories, group[lane], room, lane, gains, careful)
+            row = np.int64(rows[group[lane]])
+            finish(own, other, rank, row, histories, means, group[lane], room, lane, gains, careful)
 
 
 @inlined
@@ -258,7 +261,9 @@ def load_old(own: Any, row: Int, rank: int, room: Any, lane: int) -> None:
 
 
 @inlined
-def sum_tall(other: Any, rank: int, histories: Any, pieces: Any, entry: Int, intercept: Any, room: Any, lane: int) -> None:
+def sum_tall(
+    other: Any, rank: int, histories: Any, means: Any, pieces: Any, entry: Int, intercept: Any, room: Any, lane: int
+) -> None:
     """Sum a tall row's system, penalties on what it is now included: ``Σ v vᵀ``, and below it h and g; ρ into the totals."""
     vector = padded(rank)
     size, old = (vector + 2) * vector, lane * (vector + 1)
@@ -270,8 +275,14 @@ def sum_tall(other: Any, rank: int, histories: Any, pieces: Any, entry: Int, int
     else:
         begin, end = histories.starts[entry], histories.starts[entry + 1]
         total = sum_by_factors(other, rank, histories, begin, end, intercept, room, lane, room.systems, system)
-    add_scaled(room.systems, system + vector * vector, -room.totals[PENALTY * LANES + lane], room.old, old, vector)
-    room.totals[RESIDUAL * LANES + lane] = total - room.totals[BIAS_PENALTY * LANES + lane] * room.old[old + vector]
+    penalty, bias_penalty = room.totals[PENALTY * LANES + lane], room.totals[BIAS_PENALTY * LANES + lane]
+    add_scaled(room.systems, system + vector * vector, -penalty, room.old, old, vector)
+    total -= bias_penalty * room.old[old + vector]
+    if means.shape[0] > 0:
+        mean = entry * (rank + 1)
+        add_scaled(room.systems, system + vector * vector, penalty, means, mean, rank)
+        total += bias_penalty * means[mean + rank]
+    room.totals[RESIDUAL * LANES + lane] = total
 
 
 @inlined
@@ -310,7 +321,7 @@ def sum_by_factors(
 
 
 @inlined
-def sum_by_ratings(other: Any, rank: int, histories: Any, entry: Int, intercept: Any, room: Any, lane: int) -> None:
+def sum_by_ratings(other: Any, rank: int, histories: Any, means: Any, entry: Int, intercept: Any, room: Any, lane: int) -> None:
     """Sum a short row's system: ``V Vᵀ``, and below it the targets and ones."""
     vector, n = padded(rank), length(histories, entry)
     system, begin = lane * (vector + 2) * vector, histories.starts[entry]
@@ -321,6 +332,9 @@ def sum_by_ratings(other: Any, rank: int, histories: Any, entry: Int, intercept:
         row = np.int64(histories.others[begin + t])
         copy_padded(other.factors, row * rank, rank, room.gathered, t * vector)
         room.systems[border + t] = histories.ratings[begin + t] - intercept - other.biases[row]
+        if means.shape[0] > 0:
+            mean = entry * (rank + 1)
+            room.systems[border + t] -= means[mean + rank] + dot(means, mean, room.gathered, t * vector, rank)
         room.systems[border + vector + t] = 1
     clear(room.gathered, n * vector, (padded(n) - n) * vector)
     for t in range(0, n, LANES):
@@ -413,7 +427,17 @@ def border_pivot(totals: Any, lane: int, n: int) -> Any:
 
 @inlined
 def finish(
-    own: Any, other: Any, rank: int, row: Int, histories: Any, entry: Int, room: Any, lane: int, gains: Any, careful: Any
+    own: Any,
+    other: Any,
+    rank: int,
+    row: Int,
+    histories: Any,
+    means: Any,
+    entry: Int,
+    room: Any,
+    lane: int,
+    gains: Any,
+    careful: Any,
 ) -> None:
     """Write a lane's row and by how much it lowered the objective, or mark it."""
     vector, n = padded(rank), length(histories, entry)
@@ -422,8 +446,11 @@ def finish(
     good = True
     if n >= rank:
         good = add_change(room, lane, rank, n)
-    elif n > 0:
-        good = add_ratings(other, rank, histories, entry, room, lane)
+    else:
+        good = n == 0 or add_ratings(other, rank, histories, entry, room, lane)
+        if means.shape[0] > 0:
+            add_scaled(new, 0, ONE, means, entry * (rank + 1), rank)
+            new[vector] += means[entry * (rank + 1) + rank]
     if not (good and all_finite(new, 0, vector + 1)):
         careful[entry] = True
         return

@@ -9,6 +9,7 @@ import numpy as np
 
 from factorstream.worker.kernels import terms
 from factorstream.worker.kernels.compiled import Int, bare, inlined
+from factorstream.worker.kernels.simd_terms import dot_terms, take_square, weigh_rows
 from factorstream.worker.kernels.terms import (
     BURST,
     BURST_MS,
@@ -62,6 +63,8 @@ from factorstream.worker.kernels.terms import (
 OF_BURST, OF_MINUTE, OF_FIVE, OF_THIRTY = (terms.PSEUDO_COUNTS[name] for name in ("burst", "minute", "five", "thirty"))
 OF_HOUR, OF_DAY, OF_TWENTY, OF_STEADY = (terms.PSEUDO_COUNTS[name] for name in ("hour", "day", "twenty", "steady"))
 HUGE = 1e30
+GROWN = np.log1p(np.arange(1024)) / 5
+"""What most rows' numbers of ratings are made into."""
 
 
 @bare
@@ -130,6 +133,12 @@ def mean(sums: Any, at: int, bias: float, pseudo_count: float, spread: float) ->
 
 
 @inlined
+def grown(count: Int) -> float:
+    """Return log(1 + *count*) / 5."""
+    return GROWN[count] if count < len(GROWN) else math.log1p(count) / 5
+
+
+@inlined
 def fill_terms(g: Any, u: Any, i: Any, n: Int, m: Int, b: float, c: float, d: float, spread: float) -> None:
     """Fill *g*; b, c and d are in spreads."""
     b, c, d = within(b, MOST_PART), within(c, MOST_PART), within(d, MOST_PART)
@@ -138,8 +147,8 @@ def fill_terms(g: Any, u: Any, i: Any, n: Int, m: Int, b: float, c: float, d: fl
     g[PRODUCT_WHILE_SHORT] = d / (1 + n / 20.0)
     g[USER_BIAS_WHILE_SHORT] = b / (1 + n / 5.0)
     g[ITEM_BIAS_WHILE_SHORT] = c / (1 + m / 5.0)
-    g[USER_COUNT], g[USER_IS_NEW] = math.log1p(n) / 5, 1 / (1.0 + n)
-    g[ITEM_COUNT], g[ITEM_IS_NEW] = math.log1p(m) / 5, 1 / (1.0 + m)
+    g[USER_COUNT], g[USER_IS_NEW] = grown(n), 1 / (1.0 + n)
+    g[ITEM_COUNT], g[ITEM_IS_NEW] = grown(m), 1 / (1.0 + m)
     g[BURST] = mean(u, U_BURST, b, OF_BURST, spread)
     g[MINUTE] = mean(u, U_MINUTE, b, OF_MINUTE, spread)
     g[FIVE] = mean(u, U_FIVE, b, OF_FIVE, spread)
@@ -158,31 +167,24 @@ def fill_terms(g: Any, u: Any, i: Any, n: Int, m: Int, b: float, c: float, d: fl
 def correct(memory: Any, g: Any, target: float, first: Any, gain: Any) -> float:
     """Return ``Σ w g``; then take a step of recursive least squares towards *target*."""
     weights, covariance = memory.weights, memory.covariance
-    found = 0.0
+    found = dot_terms(weights, g)
     for k in range(N_TERMS):
-        found += weights[k] * g[k]
-        gain[k] = 0
         if covariance[k, k] < first[k]:
             covariance[k, k] += WANDER * first[k]
-    for r in range(N_TERMS):
-        for k in range(N_TERMS):
-            gain[k] += covariance[r, k] * g[r]
+    weigh_rows(covariance, g, gain)  # it is symmetric
     error = within(target - found, MOST)
     memory.noise[0] += NOISE_SHARE * (error * error - memory.noise[0])
-    variance = memory.noise[0]
-    for k in range(N_TERMS):
-        variance += gain[k] * g[k]
+    variance = memory.noise[0] + dot_terms(gain, g)
     if not memory.noise[0] < variance < HUGE:  # rounding has used the covariance up
         for r in range(N_TERMS):
             for k in range(N_TERMS):
                 covariance[r, k] = first[r] if r == k else 0.0
         return found
-    inverse = 1 / variance
+    step, root = error / variance, 1 / math.sqrt(variance)
     for k in range(N_TERMS):
-        weights[k] += gain[k] * error * inverse
-    for r in range(N_TERMS):
-        for k in range(N_TERMS):
-            covariance[r, k] -= gain[r] * gain[k] * inverse  # the same bits for (r, k) and (k, r)
+        weights[k] += gain[k] * step
+        gain[k] *= root
+    take_square(covariance, gain)
     return found
 
 

@@ -91,9 +91,19 @@ def _line_aligned(size: int) -> NDArray[np.float32]:
 
 @bare
 def solve_rows(
-    own: Any, other: Any, rows: Any, histories: Any, entries: Any, counter: Any, numbers: Any, room: Any, gains: Any, left: Any
+    own: Any,
+    other: Any,
+    rows: Any,
+    histories: Any,
+    means: Any,
+    entries: Any,
+    counter: Any,
+    numbers: Any,
+    room: Any,
+    gains: Any,
+    left: Any,
 ) -> None:
-    """Solve one of *entries* after another, each the next that no thread has taken; *own* and *other* are flat.
+    """Solve one of *entries* after another, each the next that no thread has taken; *own*, *other* and *means* are flat.
 
     *numbers* as in `cpu_als.solve_groups`. Fills *gains*; clears *left* ``(rows,)`` where a row was solved.
     """
@@ -104,11 +114,14 @@ def solve_rows(
         if number >= entries.shape[0]:
             return
         entry = np.int64(entries[number])
-        left[entry] = not solve_row(own, other, rank, np.int64(rows[entry]), histories, entry, numbers, room, gains)
+        row = np.int64(rows[entry])
+        left[entry] = not solve_row(own, other, rank, row, histories, means, entry, numbers, room, gains)
 
 
 @inlined
-def solve_row(own: Any, other: Any, rank: int, row: Int, histories: Any, entry: Int, numbers: Any, room: Any, gains: Any) -> bool:
+def solve_row(
+    own: Any, other: Any, rank: int, row: Int, histories: Any, means: Any, entry: Int, numbers: Any, room: Any, gains: Any
+) -> bool:
     """Solve one row; return whether that went well."""
     intercept, penalty, bias_penalty, weighted = numbers
     n, vector = length(histories, entry), padded(rank)
@@ -116,6 +129,9 @@ def solve_row(own: Any, other: Any, rank: int, row: Int, histories: Any, entry: 
     load_old(own, row, rank, room, 0)
     gather(other, rank, histories, entry, intercept, room)
     begin(n, vector, weight * penalty, weight * bias_penalty, room)
+    if means.shape[0] > 0:
+        add_scaled(room.rest, 0, weight * penalty, means, entry * (rank + 1), rank)
+        room.rest[vector] += weight * bias_penalty * means[entry * (rank + 1) + rank]
     gained = descend(n, vector, weight * penalty, weight * bias_penalty, room)
     add_scaled(room.change, 0, ONE, room.old, 0, vector + LANES)
     if not (gained >= 0 and all_finite(room.change, 0, vector + LANES)):

@@ -9,7 +9,7 @@ import numpy as np
 
 from factorstream.worker.kernels.compiled import Int, bare, inlined, inner
 from factorstream.worker.kernels.cpu_fold import fold_in, padded
-from factorstream.worker.kernels.simd import ask_to_write, can_step, dot_and_norms, step_pair
+from factorstream.worker.kernels.simd import add_scaled, ask_to_write, can_step, dot_and_norms, step_pair
 
 AHEAD = 8
 """Ratings between asking for rows and using them: 4 to 16 are equally fast at K = 64."""
@@ -63,7 +63,7 @@ def learn(
     """Learn from *batch* in order, from event *first* on, as `Kernels.sgd` says, and fill *scored*.
 
     Returns the event it stopped before, since its fold-in needs more than float32, or the length of the batch.
-    *users* and *items* are flat; *room* is scratch for the longest history.
+    Tables and prior means are flat; *room* is scratch for the longest history.
     """
     n = len(batch.ratings)
     while first < n:
@@ -119,15 +119,16 @@ def step_all(
         down = step_of(pull, batch.item_counts[j], penalty.item, penalty.bias, penalty.weighted, item_rates)
         new_bias, new_item_bias = up.bias_keep * bias + up.bias_step, down.bias_keep * item_bias + down.bias_step
         if has_means(batch.user_means):
-            new_bias += (ONE - up.bias_keep) * batch.user_means[j, rank]
-            new_item_bias += (ONE - down.bias_keep) * batch.item_means[j, rank]
+            mean_at = t * (rank + 1)
+            new_bias += (ONE - up.bias_keep) * batch.user_means[np.uint64(mean_at + rank)]
+            new_item_bias += (ONE - down.bias_keep) * batch.item_means[np.uint64(mean_at + rank)]
         size = abs(up.keep) + abs(up.step) + abs(down.keep) + abs(down.step) + abs(new_bias) + abs(new_item_bias)
         if size + user_norm + item_norm < HUGE:
             step_pair(p, p_at, q, q_at, rank, up.keep, up.step, down.keep, down.step)
             b[user], c[item] = new_bias, new_item_bias
             if has_means(batch.user_means):
-                pull_row(p, p_at, rank, up.keep, batch.user_means, j)
-                pull_row(q, q_at, rank, down.keep, batch.item_means, j)
+                add_scaled(p, p_at, ONE - up.keep, batch.user_means, t * (rank + 1), rank)
+                add_scaled(q, q_at, ONE - down.keep, batch.item_means, t * (rank + 1), rank)
         elif not step_carefully(p, b, np.int64(user), up, q, c, np.int64(item), down, rank):
             error = NAN
         scored.errors[j], scored.user_biases[j], scored.item_biases[j], scored.products[j] = error, bias, item_bias, product
@@ -137,13 +138,6 @@ def step_all(
 def has_means(means: Any) -> bool:
     """Whether events have prior means other than zero."""
     return means.shape[0] > 0
-
-
-@inlined
-def pull_row(factors: Any, at: Int, rank: int, keep: Any, means: Any, j: Int) -> None:
-    """Add to a row that kept a share of what it was the rest of its prior mean."""
-    for k in range(rank):
-        factors[at + k] += (ONE - keep) * means[j, k]
 
 
 @inner
@@ -264,11 +258,11 @@ def fold(
     if user_moves and not fold_user:
         step_row(p, b, user, q, item, rank, up)
         if has_means(batch.user_means):
-            pull_whole_row(p, b, user, rank, up, batch.user_means, j)
+            pull_row(p, b, user, rank, up, batch.user_means, j)
     if item_moves and not fold_item:
         step_row(q, c, item, p, user, rank, down)
         if has_means(batch.item_means):
-            pull_whole_row(q, c, item, rank, down, batch.item_means, j)
+            pull_row(q, c, item, rank, down, batch.item_means, j)
     if fold_user:
         put(room.new_user, rank, p, b, user)
     if fold_item:
@@ -279,10 +273,10 @@ def fold(
 
 
 @inlined
-def pull_whole_row(factors: Any, biases: Any, row: Int, rank: int, step: Step, means: Any, j: Int) -> None:
-    """Do `pull_row`, and the same for the bias."""
-    pull_row(factors, row * rank, rank, step.keep, means, j)
-    biases[row] += (ONE - step.bias_keep) * means[j, rank]
+def pull_row(factors: Any, biases: Any, row: Int, rank: int, step: Step, means: Any, j: Int) -> None:
+    """Add to a row that kept a share of what it was the rest of its prior mean."""
+    add_scaled(factors, row * rank, ONE - step.keep, means, j * (rank + 1), rank)
+    biases[row] += (ONE - step.bias_keep) * means[j * (rank + 1) + rank]
 
 
 @inlined
@@ -312,7 +306,7 @@ def solve(
         begin,
         end,
         means,
-        j,
+        j * (rank + 1),
         intercept,
         weight * penalty,
         weight * penalties.bias,

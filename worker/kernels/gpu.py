@@ -7,7 +7,7 @@ CPU's do in their place (`devices.unsupported` says what that is), as they do wh
 from __future__ import annotations
 
 import logging
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from factorstream.worker.kernels.api import (
     F64,
     I32,
     I64,
+    NO_MEANS,
     SGD,
     Batch,
     Held,
@@ -92,11 +93,15 @@ def als(
     intercept: float,
     objective: Objective,
     of_users: bool,
+    means: F32 = NO_MEANS,
     solver: Solver = "auto",
 ) -> F64:
     """Solve each of *rows* (`api.Kernels.als`); exactly, whatever *solver* says."""
     if not len(rows):
         return np.zeros(0)
+    if len(means):
+        how = {"intercept": intercept, "objective": objective, "of_users": of_users}
+        return _als_around(means, own, other, rows, histories, **how)
     here, there = _resident(own), _resident(other)
     if unsupported(objective, rank=own.factors.shape[1]) or here.missing or there.missing:
         gains = _als_on_host(here, there, rows, histories, intercept=intercept, objective=objective, of_users=of_users)
@@ -136,10 +141,10 @@ def meet(users: Effects, items: Effects, batch: Batch, changes: NDArray[np.int8]
         return gpu_met.meet(of_users, of_items, batch, changes)
 
 
-def recall(own: Effects, other: Effects, side: Side, rows: I32, histories: Histories) -> tuple[F32, F32]:
+def recall(own: Effects, other: Effects, rows: I32, histories: Histories) -> F32:
     """Sum anew what *rows* were told (`api.Kernels.recall`)."""
-    with lent(own, other, side) as (here, there, met):
-        return gpu_met.recall(here, there, met, rows, histories)
+    with lent(own, other) as (here, there):
+        return gpu_met.recall(here, there, rows, histories)
 
 
 def attribute(own: Effects, other: Effects, side: Side, rows: I32, histories: Histories, counts: I32, pull: Pull) -> None:
@@ -244,6 +249,25 @@ def _sgd(users: Resident, items: Resident, batch: Batch, intercept: float, objec
     users.changed(batch.user_rows)
     items.changed(batch.item_rows)
     return Scored(*scored)
+
+
+def _als_around(means: F32, own: Side, other: Side, rows: I32, histories: Histories, **how: Any) -> F64:
+    """Solve for the rows' distances from their prior means, with ratings less what these predict."""
+    other.fetch()
+    whose = np.repeat(np.arange(len(rows)), np.diff(histories.starts))
+    expected = np.einsum("nk,nk->n", other.factors[histories.others], means[whose, :-1]) + means[whose, -1]
+    _add(own, rows, -means)
+    gains = als(own, other, rows, histories._replace(ratings=histories.ratings - expected), **how)
+    _add(own, rows, means)
+    return gains
+
+
+def _add(side: Side, rows: I32, change: F32) -> None:
+    """Add to *rows* of *side* their rows of *change*: K factors, then the bias."""
+    side.fetch()
+    side.factors[rows] += change[:, :-1]
+    side.biases[rows] += change[:, -1]
+    side.send(rows)
 
 
 def _als(

@@ -43,21 +43,8 @@ def meet_rows(said, told, rows, others, row_counts, changes, events, starts, mea
 
 
 @jit
-def recall_rows(
-    said,
-    told,
-    factors,
-    rows,
-    starts,
-    others,
-    ratings,
-    means,
-    ratings_less,
-    rank,
-    WIDTH: tl.constexpr,
-    TILE: tl.constexpr,
-):
-    """Sum anew what rows were told, one a program; fill their means, and *ratings_less* what these predict."""
+def recall_rows(said, told, rows, starts, others, means, rank, WIDTH: tl.constexpr, TILE: tl.constexpr):
+    """Sum anew what rows were told, one a program, and fill their means."""
     k = tl.arange(0, WIDTH)
     inside = k < rank
     entry = tl.program_id(0).to(tl.int64)
@@ -65,10 +52,9 @@ def recall_rows(
     sums, bias_sums = tl.zeros([WIDTH], tl.float32), tl.zeros([TILE], tl.float32)
     for first in range(begin, end, TILE):
         t = first + tl.arange(0, TILE)
-        met = tl.load(others + t, mask=t < end, other=0).to(tl.int64)
-        places = said + met[:, None] * (rank + 1) + k[None, :]
-        sums += total(tl.load(places, mask=(t < end)[:, None] & inside[None, :], other=0.0), 0)
-        bias_sums += tl.load(said + met * (rank + 1) + rank, mask=t < end, other=0.0)
+        met = said + tl.load(others + t, mask=t < end, other=0).to(tl.int64) * (rank + 1)
+        sums += total(tl.load(met[:, None] + k[None, :], mask=(t < end)[:, None] & inside[None, :], other=0.0), 0)
+        bias_sums += tl.load(met + rank, mask=t < end, other=0.0)
     bias_sum = total(bias_sums, 0)
     share = share_of(end - begin)
     at = told + tl.load(rows + entry).to(tl.int64) * (rank + 1)
@@ -76,12 +62,6 @@ def recall_rows(
     tl.store(at + rank, bias_sum)
     tl.store(means + entry * (rank + 1) + k, share * sums, mask=inside)
     tl.store(means + entry * (rank + 1) + rank, share * bias_sum)
-    for first in range(begin, end, TILE):
-        t = first + tl.arange(0, TILE)
-        met = tl.load(others + t, mask=t < end, other=0).to(tl.int64)
-        v = tl.load(factors + met[:, None] * WIDTH + k[None, :], mask=(t < end)[:, None], other=0.0)
-        expected = share * bias_sum + total(v * (share * sums)[None, :], 1)
-        tl.store(ratings_less + t, tl.load(ratings + t, mask=t < end, other=0.0) - expected, mask=t < end)
 
 
 @jit

@@ -49,22 +49,20 @@ def meet(users: ResidentEffects, items: ResidentEffects, batch: Batch, changes: 
     return of_users, of_items
 
 
-def recall(own: ResidentEffects, other: ResidentEffects, side: Resident, rows: I32, histories: Histories) -> tuple[F32, F32]:
+def recall(own: ResidentEffects, other: ResidentEffects, rows: I32, histories: Histories) -> F32:
     """Sum anew what *rows* were told."""
-    n, rank = len(rows), side.factors.shape[1]
+    n, rank = len(rows), own.said.shape[1] - 1
     try:
-        refuse_missing(own, other, side)
-        there, places = rows_of(histories).histories, sent(rows, np.int32)
-        means, less = empty((n, rank + 1)), empty((len(histories.ratings),))
+        refuse_missing(own, other)
+        columns, means = (sent(rows, np.int32), *rows_of(histories).histories[:2]), empty((n, rank + 1))
     except Full:
-        return _recall_on_host(own, other, side, rows, histories)
+        return _recall_on_host(own, other, rows, histories)
     if n:
-        with np.errstate(all="ignore"):
-            tables = other.tables[0], own.tables[1], side.tables.factors
-            how = {"WIDTH": width_of(rank), "TILE": TILE, "num_warps": 1}
-            gpu_effects.recall_rows[(n,)](*tables, places, *there, means, less, rank, **how)
+        tables = other.tables[0], own.tables[1]
+        gpu_effects.recall_rows[(n,)](*tables, *columns, means, rank, WIDTH=width_of(rank), TILE=TILE, num_warps=1)
     own.changed(rows)
-    return means.cpu().numpy(), less.cpu().numpy()
+    summed: F32 = means.cpu().numpy()
+    return summed
 
 
 def attribute(
@@ -134,14 +132,12 @@ def _meet_on_host(users: ResidentEffects, items: ResidentEffects, batch: Batch, 
     return means
 
 
-def _recall_on_host(
-    own: ResidentEffects, other: ResidentEffects, side: Resident, rows: I32, histories: Histories
-) -> tuple[F32, F32]:
-    for mirror in (own, other, side):
-        mirror.fetch()
-    recalled = cpu.recall(Effects(*own), Effects(*other), Side(*side), rows, Histories(*histories))
+def _recall_on_host(own: ResidentEffects, other: ResidentEffects, rows: I32, histories: Histories) -> F32:
+    own.fetch()
+    other.fetch()
+    means = cpu.recall(Effects(*own), Effects(*other), rows, Histories(*histories))
     own.send(rows)
-    return recalled
+    return means
 
 
 def _attribute_on_host(

@@ -184,7 +184,8 @@ def _solve_carefully(own: Tables, other: Tables, row: int, entry: int, work: Row
     mine = Side(own.factors[row : row + 1, : numbers.rank].cpu().numpy().copy(), own.biases[row : row + 1].cpu().numpy().copy())
     met = Side(other.factors[others, : numbers.rank].cpu().numpy(), other.biases[others].cpu().numpy())
     history = Histories(np.array([0, n]), np.arange(n, dtype=np.int32), ratings)
-    gain = solve_carefully(mine, met, 0, history, numbers.intercept, *numbers.of(n))
+    no_mean = np.zeros(numbers.rank + 1, np.float32)
+    gain = solve_carefully(mine, met, 0, history, no_mean, numbers.intercept, *numbers.of(n))
     own.factors[row, : numbers.rank] = sent(mine.factors[0], np.float32)
     own.biases[row : row + 1] = sent(mine.biases, np.float32)
     return gain

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels.api import F32, I32, Batch, Histories, Side
+from factorstream.worker.kernels.api import F32, Batch, Histories, Side
 from factorstream.worker.kernels.beliefs import Beliefs
 from factorstream.worker.kernels.effects import Effects
 from factorstream.worker.kernels.gpu_language import DEVICE, next_power_of_2
@@ -193,21 +193,6 @@ class Resident(Mirror, Side):
         made: Resident = super().__new__(cls, factors, biases)
         made.hold_nothing()
         return made
-
-    def add(self, rows: I32, change: F32) -> None:
-        """Add on the device (`Side.add`), or on the host where there is no room."""
-        try:
-            if self.missing:
-                raise Full("the host's arrays are the truth")
-            places, added = sent(rows, np.int64), sent(change, np.float32)
-        except Full:
-            self.fetch()
-            super().add(rows, change)
-            self.send(rows)
-            return
-        self.tables.factors[places, : self.factors.shape[1]] += added[:, :-1]
-        self.tables.biases[places] += added[:, -1]
-        self.changed(rows)
 
     def _room(self, n_rows: int) -> Tables:
         kind = torch.from_numpy(self.biases[:0]).dtype

@@ -15,6 +15,7 @@ from factorstream.worker.kernels.api import (
     F32,
     F64,
     I32,
+    NO_MEANS,
     SGD,
     Batch,
     Held,
@@ -94,17 +95,21 @@ def als(
     intercept: float,
     objective: Objective,
     of_users: bool,
+    means: F32 = NO_MEANS,
     solver: Solver = "auto",
 ) -> F64:
-    """Solve each of *rows* (`api.Kernels.als`), exactly whatever the *solver*."""
+    """Solve each of *rows* (`api.Kernels.als`), exactly whatever the *solver*: for its distance from its prior mean."""
     gains = np.zeros(len(rows))
     for j, row in enumerate(rows):
-        problem = problem_of(other, *_history(histories, j), intercept=intercept, objective=objective, of_users=of_users)
-        old = _row(own, row)
+        others, ratings = _history(histories, j)
+        mean = means[j].astype(np.float64) if len(means) else np.zeros(own.factors.shape[1] + 1)
         with np.errstate(all="ignore"):
-            new = problem.minimiser(old)
+            less = ratings - other.factors[others] @ mean[:-1] - mean[-1]
+            problem = problem_of(other, others, less, intercept=intercept, objective=objective, of_users=of_users)
+            old = _row(own, row) - mean
+            new = problem.minimiser(old) + mean
         if _write(own, row, Learned(new), None):
-            gains[j] = problem.gain(old, new) if np.isfinite(old).all() else np.inf
+            gains[j] = problem.gain(old, new - mean) if np.isfinite(old).all() else np.inf
     return gains
 
 

@@ -20,16 +20,14 @@ def meet(users: Effects, items: Effects, batch: Batch, changes: NDArray[np.int8]
     return means[0], means[1]
 
 
-def recall(own: Effects, other: Effects, side: Side, rows: I32, histories: Histories) -> tuple[F32, F32]:
+def recall(own: Effects, other: Effects, rows: I32, histories: Histories) -> F32:
     """Sum anew what *rows* were told (`api.Kernels.recall`)."""
     means = np.zeros((len(rows), own.said.shape[1]), np.float32)
-    ratings = histories.ratings.copy()
     for r, row in enumerate(rows):
         met = _met(histories, r)
         own.told[row] = other.said[met].sum(axis=0)
         means[r] = own.told[row] / np.sqrt(len(met) + CAUTION)
-        ratings[histories.starts[r] : histories.starts[r + 1]] -= side.factors[met] @ means[r, :-1] + means[r, -1]
-    return means, ratings
+    return means
 
 
 def attribute(own: Effects, other: Effects, side: Side, rows: I32, histories: Histories, counts: I32, pull: Pull) -> None:

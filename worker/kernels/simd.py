@@ -33,7 +33,7 @@ Value = Any
 """An LLVM value (llvmlite ships no types)."""
 
 
-def _emitted(function: Callable[..., Any]) -> Callable[..., Any]:
+def emitted(function: Callable[..., Any]) -> Callable[..., Any]:
     """Make *function*, which returns a signature and a code generator, callable in compiled code."""
     return cast(Callable[..., Any], intrinsic(function))
 
@@ -186,13 +186,13 @@ def _ask(to_write: bool) -> Callable[..., Any]:
 
         return types.void(array, types.int64, types.int64), codegen
 
-    return _emitted(ask)
+    return emitted(ask)
 
 
 ask_to_read, ask_to_write = _ask(to_write=False), _ask(to_write=True)
 
 
-@_emitted
+@emitted
 def take_number(typing: Any, counter: Any) -> Any:
     """Return ``counter[0]`` and add one to it, as one step for all threads."""
 
@@ -203,7 +203,7 @@ def take_number(typing: Any, counter: Any) -> Any:
     return types.int64(counter), codegen
 
 
-@_emitted
+@emitted
 def dot(typing: Any, x: Any, x_at: Any, y: Any, y_at: Any, n: Any) -> Any:
     """Return ``x[x_at:x_at + n] @ y[y_at:y_at + n]``."""
 
@@ -219,7 +219,7 @@ def dot(typing: Any, x: Any, x_at: Any, y: Any, y_at: Any, n: Any) -> Any:
     return types.float32(x, types.int64, y, types.int64, types.int64), codegen
 
 
-@_emitted
+@emitted
 def dot_and_norms(typing: Any, x: Any, x_at: Any, y: Any, y_at: Any, n: Any) -> Any:
     """Return ``x·y``, ``x·x`` and ``y·y`` of ``x[x_at:x_at + n]`` and ``y[y_at:y_at + n]``, read once."""
     returned = cast(Any, types).UniTuple(types.float32, 3)
@@ -238,7 +238,7 @@ def dot_and_norms(typing: Any, x: Any, x_at: Any, y: Any, y_at: Any, n: Any) -> 
     return returned(x, types.int64, y, types.int64, types.int64), codegen
 
 
-@_emitted
+@emitted
 def add_scaled(typing: Any, y: Any, y_at: Any, scale: Any, x: Any, x_at: Any, n: Any) -> Any:
     """``y[y_at:y_at + n] += scale * x[x_at:x_at + n]``."""
 
@@ -258,7 +258,20 @@ def add_scaled(typing: Any, y: Any, y_at: Any, scale: Any, x: Any, x_at: Any, n:
     return types.void(y, types.int64, types.float32, x, types.int64, types.int64), codegen
 
 
-@_emitted
+@emitted
+def add_scaled_vector(typing: Any, y: Any, y_at: Any, scale: Any, x: Any, x_at: Any) -> Any:
+    """Do what `add_scaled` does for n = `LANES`, without a loop."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        p, q = emit.at(signature.args[0], args[0], args[1]), emit.at(signature.args[3], args[3], args[4])
+        emit.store(emit.multiply_add(emit.splat(args[2]), emit.load(q), emit.load(p)), p)
+        return context.get_dummy_value()
+
+    return types.void(y, types.int64, types.float32, x, types.int64), codegen
+
+
+@emitted
 def all_finite(typing: Any, x: Any, x_at: Any, n: Any) -> Any:
     """Return whether ``x[x_at:x_at + n]`` is finite throughout."""
 
@@ -274,7 +287,7 @@ def all_finite(typing: Any, x: Any, x_at: Any, n: Any) -> Any:
     return types.boolean(x, types.int64, types.int64), codegen
 
 
-@_emitted
+@emitted
 def can_step(typing: Any, x: Any, x_at: Any, y: Any, y_at: Any, n: Any, keep: Any, step: Any) -> Any:
     """Return whether ``keep x + step y`` is finite throughout."""
 
@@ -292,7 +305,7 @@ def can_step(typing: Any, x: Any, x_at: Any, y: Any, y_at: Any, n: Any, keep: An
     return types.boolean(x, types.int64, y, types.int64, types.int64, types.float32, types.float32), codegen
 
 
-@_emitted
+@emitted
 def step_pair(
     typing: Any, x: Any, x_at: Any, y: Any, y_at: Any, n: Any, x_keep: Any, x_step: Any, y_keep: Any, y_step: Any
 ) -> Any:
@@ -317,7 +330,7 @@ def step_pair(
     return types.void(x, types.int64, y, types.int64, types.int64, *scalars), codegen
 
 
-@_emitted
+@emitted
 def copy_padded(typing: Any, x: Any, x_at: Any, n: Any, y: Any, y_at: Any) -> Any:
     """``y[y_at:y_at + padded(n)] = x[x_at:x_at + n]`` and zeros after it."""
 
@@ -335,7 +348,7 @@ def copy_padded(typing: Any, x: Any, x_at: Any, n: Any, y: Any, y_at: Any) -> An
     return types.void(x, types.int64, types.int64, y, types.int64), codegen
 
 
-@_emitted
+@emitted
 def copy_scaled(typing: Any, x: Any, x_at: Any, scale: Any, n: Any, y: Any, y_at: Any) -> Any:
     """``y[y_at:y_at + padded(n)] = scale * x[x_at:x_at + n]`` and zeros after it."""
 
@@ -354,7 +367,7 @@ def copy_scaled(typing: Any, x: Any, x_at: Any, scale: Any, n: Any, y: Any, y_at
     return types.void(x, types.int64, types.float32, types.int64, y, types.int64), codegen
 
 
-@_emitted
+@emitted
 def copy(typing: Any, x: Any, x_at: Any, n: Any, y: Any, y_at: Any) -> Any:
     """``y[y_at:y_at + n] = x[x_at:x_at + n]``; the two do not overlap."""
 
@@ -372,7 +385,7 @@ def copy(typing: Any, x: Any, x_at: Any, n: Any, y: Any, y_at: Any) -> Any:
     return types.void(x, types.int64, types.int64, y, types.int64), codegen
 
 
-@_emitted
+@emitted
 def add_scaled_squares(typing: Any, y: Any, y_at: Any, scale: Any, x: Any, x_at: Any, n: Any) -> Any:
     """``y[y_at:y_at + n] += scale * x[x_at:x_at + n] ** 2``."""
 
@@ -393,7 +406,7 @@ def add_scaled_squares(typing: Any, y: Any, y_at: Any, scale: Any, x: Any, x_at:
     return types.void(y, types.int64, types.float32, x, types.int64, types.int64), codegen
 
 
-@_emitted
+@emitted
 def lay_row(typing: Any, x: Any, x_at: Any, a: Any, n: Any, weight: Any, right: Any, y: Any, y_at: Any, width: Any) -> Any:
     """Set row *a* of n equations in *y*: zeros, ``x[x_at:x_at + n - a]`` from column a on, *weight* on its first, then *right*.
 
@@ -422,7 +435,7 @@ def lay_row(typing: Any, x: Any, x_at: Any, a: Any, n: Any, weight: Any, right: 
     return types.void(x, *integers, types.float32, types.float32, y, types.int64, types.int64), codegen
 
 
-@_emitted
+@emitted
 def eliminate_below(typing: Any, x: Any, k: Any, n: Any, inverse: Any, width: Any) -> Any:
     """Take row *k* of n equations, times a share, out of those below, so that column k becomes 0; minus the share goes there.
 
@@ -459,7 +472,7 @@ def eliminate_below(typing: Any, x: Any, k: Any, n: Any, inverse: Any, width: An
     return types.void(x, types.int64, types.int64, types.float32, types.int64), codegen
 
 
-@_emitted
+@emitted
 def clear(typing: Any, x: Any, x_at: Any, n: Any) -> Any:
     """``x[x_at:x_at + n] = 0``: numba's own loop, whose places may count from the end, would scatter."""
 
@@ -477,7 +490,7 @@ def clear(typing: Any, x: Any, x_at: Any, n: Any) -> Any:
     return types.void(x, types.int64, types.int64), codegen
 
 
-@_emitted
+@emitted
 def add_tile(typing: Any, packed: Any, n: Any, width: Any, i: Any, j: Any, out: Any, out_at: Any) -> Any:
     """``out[i + a, j + c] += Σ packed[t, i + a] packed[t, j + c]`` over n rows t, for a, c < `LANES`.
 
@@ -505,7 +518,7 @@ def add_tile(typing: Any, packed: Any, n: Any, width: Any, i: Any, j: Any, out: 
     return types.void(packed, *[types.int64] * 4, out, types.int64), codegen
 
 
-@_emitted
+@emitted
 def add_border(typing: Any, packed: Any, weights: Any, n: Any, width: Any, j: Any, out: Any, out_at: Any) -> Any:
     """``out[0, j + c] += Σ weights[t] packed[t, j + c]``, ``out[1, j + c] += Σ packed[t, j + c]``; shapes as in `add_tile`."""
 
@@ -534,7 +547,7 @@ def _row_addresses(emit: Emit, signature: Any, packed: Value, at: Value, width: 
     return [builder.gep(first, [builder.mul(width, _I64(row))]) for row in range(LANES)]
 
 
-@_emitted
+@emitted
 def dot_rows(typing: Any, packed: Any, at: Any, width: Any, x: Any, x_at: Any, start: Any, y: Any, y_at: Any) -> Any:
     """``y[y_at + t] = start + packed[at + t width:at + (t + 1) width] @ x[x_at:x_at + width]`` for t < `LANES`.
 
@@ -591,7 +604,7 @@ def _add_rows(squares: bool) -> Callable[..., Any]:
 
         return types.void(packed, types.int64, types.int64, weights, types.int64, out, squared), codegen
 
-    return _emitted(add_rows)
+    return emitted(add_rows)
 
 
 add_rows_and_squares = _add_rows(squares=True)
@@ -599,7 +612,7 @@ add_rows = _add_rows(squares=False)
 """The same without the squares; what is given for them is left alone."""
 
 
-@_emitted
+@emitted
 def invert(typing: Any, x: Any, shift: Any, n: Any) -> Any:
     """``x[k] = 1 / (x[k] + shift)``, k < *n*, a multiple of `LANES`."""
 
@@ -618,7 +631,7 @@ def invert(typing: Any, x: Any, shift: Any, n: Any) -> Any:
     return types.void(x, types.float32, types.int64), codegen
 
 
-@_emitted
+@emitted
 def weighted_square(typing: Any, x: Any, weights: Any, n: Any) -> Any:
     """Return ``Σ weights[k] x[k]²``, k < *n*."""
 
@@ -635,7 +648,7 @@ def weighted_square(typing: Any, x: Any, weights: Any, n: Any) -> Any:
     return types.float32(x, weights, types.int64), codegen
 
 
-@_emitted
+@emitted
 def blend_weighted(typing: Any, y: Any, keep: Any, weights: Any, x: Any, n: Any) -> Any:
     """``y[k] = keep y[k] + weights[k] x[k]``, k < *n*."""
 
@@ -656,7 +669,7 @@ def blend_weighted(typing: Any, y: Any, keep: Any, weights: Any, x: Any, n: Any)
     return types.void(y, types.float32, weights, x, types.int64), codegen
 
 
-@_emitted
+@emitted
 def transpose_tile(typing: Any, x: Any, x_at: Any, x_width: Any, y: Any, y_at: Any, y_width: Any) -> Any:
     """``y[c, r] = x[r, c]`` for r, c < `LANES`, in registers: pairs of rows are interleaved, four times."""
 
@@ -723,7 +736,7 @@ def _factor_block(height: int) -> Callable[..., Any]:
 
         return types.void(matrix, types.int64, types.int64), codegen
 
-    return _emitted(factor)
+    return emitted(factor)
 
 
 factor_block = _factor_block(BLOCK)
@@ -731,7 +744,7 @@ factor_border = _factor_block(2)
 """The same for two rows: right-hand sides below the matrix, which forward substitution finishes like rows of the factor."""
 
 
-@_emitted
+@emitted
 def factor_diagonal(typing: Any, matrix: Any, i: Any) -> Any:
     """Finish the Cholesky factor in rows and columns i … i + `BLOCK` − 1, all left of it being done; the diagonal as inverses."""
 
@@ -762,7 +775,7 @@ def factor_diagonal(typing: Any, matrix: Any, i: Any) -> Any:
     return types.void(matrix, types.int64), codegen
 
 
-@_emitted
+@emitted
 def substitute_up(typing: Any, matrix: Any, p: Any, x: Any) -> Any:
     """Finish unknown p of ``Lᵀ x = x`` in every lane, and take it out of those before it: ``x[i] −= L[p, i] x[p]``."""
 

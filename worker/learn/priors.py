@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from factorstream.worker.kernels.api import Kernels, Penalty, Scored
 from factorstream.worker.kernels.effects import Effects, Pull
 from factorstream.worker.kernels.memory import reserve
+from factorstream.worker.kernels.slopes import add_slopes
 from factorstream.worker.model.model import ITEMS, USERS, Model
 
 RIDGE = 20.0
@@ -110,12 +111,9 @@ class Priors:
     def observe(self, scored: Scored, spread: float) -> None:
         """Take errors and what they were made from into the sums, at most `until_due` of them; estimate when due."""
         before, n_seen = self.estimates, self.estimates.n_seen + len(scored.errors)
-        columns = np.stack(scored).astype(np.float64) / spread
-        e, b, c, d = np.clip(columns[:, np.isfinite(columns).all(axis=0)], -MOST, MOST)
-        added = np.stack([e * d, d * d, e * (b + c), b * b + c * c, e * e, np.ones(len(e))])
-        # cumsum: strictly one after another, so that the bits do not depend on the cuts
-        sums = np.cumsum(np.column_stack([np.array(before[2:8]), added]), axis=1)[:, -1].tolist()
-        self.estimates = Estimates(*before[:2], *sums)._replace(n_seen=n_seen, due=before.due)
+        sums = np.array(before[2:8])
+        add_slopes(scored, spread, MOST, sums)
+        self.estimates = Estimates(*before[:2], *sums.tolist())._replace(n_seen=n_seen, due=before.due)
         if n_seen >= before.due:
             self.estimates = self._estimated()
 

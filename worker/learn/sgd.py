@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels.api import F32, F64, Batch, Histories, Kernels, Objective, Scored
+from factorstream.worker.kernels.api import F32, F64, NO_MEANS, Batch, Histories, Kernels, Objective, Scored
 from factorstream.worker.learn import optimizers
 from factorstream.worker.learn.optimizers import optimizer_of
 from factorstream.worker.learn.priors import priors_of, pull_of
@@ -68,21 +68,18 @@ class Sgd:
         histories = ratings.histories_of_users(rows) if on_users else ratings.histories_of_items(rows)
         priors = priors_of(model)
         if priors is None:
-            return self._solve(model, side, rows, histories, afresh)
+            return self._solve(model, side, rows, histories, NO_MEANS, afresh)
         priors.grow(model.users.n, model.items.n)
-        own, other = (model.users, model.items) if on_users else (model.items, model.users)
         both = priors.on(self._kernels)
         effects = both[side], both[1 - side]
-        means, ratings_less = self._kernels.recall(*effects, other.side, rows, histories)
-        own.add(rows, -means)
-        gains = self._solve(model, side, rows, histories._replace(ratings=ratings_less), afresh)
-        own.add(rows, means)
+        means = self._kernels.recall(*effects, rows, histories)
+        gains = self._solve(model, side, rows, histories, means, afresh)
+        other, counts = (model.items, ratings.item_counts) if on_users else (model.users, ratings.user_counts)
         pull = pull_of(self._objective(model).penalty, model.level.spread, users=not on_users)
-        counts = ratings.item_counts if on_users else ratings.user_counts
         self._kernels.attribute(*effects, other.side, rows, histories, counts, pull)
         return gains
 
-    def _solve(self, model: Model, side: int, rows: NDArray[np.int32], histories: Histories, afresh: bool) -> F64:
+    def _solve(self, model: Model, side: int, rows: NDArray[np.int32], histories: Histories, means: F32, afresh: bool) -> F64:
         own, other = (model.users, model.items) if side == USERS else (model.items, model.users)
         return self._kernels.als(
             own.on(self._kernels),
@@ -92,6 +89,7 @@ class Sgd:
             intercept=model.level.intercept,
             objective=self._objective(model),
             of_users=side == USERS,
+            means=means,
             solver="exact" if afresh else self._learning.solver,
         )
 

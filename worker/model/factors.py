@@ -62,10 +62,6 @@ class Factors:
         for row in rows.tolist():
             kernels.initialize(self.side, row, row + 1, seed=self._seed, stream=self._stream, deviation=deviation)
 
-    def add(self, rows: NDArray[np.int32], change: F32) -> None:
-        """Add to each of *rows*, none there twice, its row of *change*: K factors, then the bias."""
-        self.side.add(rows, change)
-
     def restore(self, factors: F32, biases: F32) -> None:
         """Take the rows of a checkpoint: ``(n, K)`` and ``(n,)``; copies."""
         self.n = len(biases)

@@ -13,6 +13,11 @@ from factorstream.worker.kernels.store import ITEMS, NEVER, USERS, new_store, op
 from factorstream.worker.kernels.store_read import count_pairs, read_newest_of_all, read_pairs, read_pairs_of, read_rows, row_size
 from factorstream.worker.kernels.store_write import Events, History, Outcome, accept, forget_row, load
 
+LEAST_CAPACITY = 1 << 12
+"""Pairs gathered at least before they are merged: chains of so many are read as fast as they are merged."""
+KEPT_ROOM = 1 << 14
+"""Events whose room to be accepted in is kept for the next call: fresh memory costs more than what is written to it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
@@ -64,9 +69,10 @@ class Ratings:
     the floors of both rows. So the content depends on which events came, not on their order, and repeating some changes nothing.
     """
 
-    def __init__(self, *, least_capacity: int = 1 << 16) -> None:
+    def __init__(self, *, least_capacity: int = LEAST_CAPACITY) -> None:
         """Hold nothing. *least_capacity*: pairs gathered at least before they are merged into the main run."""
         self._store = new_store(least_capacity)
+        self._room = _outcome(0, (0, 0))
 
     @property
     def n_ratings(self) -> int:
@@ -175,7 +181,7 @@ class Ratings:
         most_of_items = fold_in if fold_in_items is None else fold_in_items
         room = n * min(max(fold_in, rework), self.n_items), n * min(max(most_of_items, rework), self.n_users)
         self._check_room(n)
-        outcome = _outcome(n, room)
+        outcome = self._room_for(n, room)
         stop, n_accepted = accept(self._store, events, start, limit, fold_in, most_of_items, rework, outcome)
         return _accepted(outcome, int(stop), int(n_accepted))
 
@@ -240,7 +246,7 @@ class Ratings:
         item_floor_ms: I64,
         user_newest_ms: I64 | None = None,
         item_newest_ms: I64 | None = None,
-        least_capacity: int = 1 << 16,
+        least_capacity: int = LEAST_CAPACITY,
     ) -> Ratings:
         """Return a store that holds *entries*, with as many rows as there are floors.
 
@@ -262,6 +268,16 @@ class Ratings:
         if item_newest_ms is not None:
             ratings.item_newest_ms[:] = item_newest_ms
         return ratings
+
+    def _room_for(self, n: int, room: tuple[int, int]) -> Outcome:
+        """Return columns for at least *n* accepted events, whose users' and items' histories are at most *room* pairs."""
+        last = self._room
+        if n <= len(last.event_index) and room[0] <= len(last.of_users.others) and room[1] <= len(last.of_items.others):
+            return last
+        outcome = _outcome(n, room)
+        if n <= KEPT_ROOM:
+            self._room = outcome
+        return outcome
 
     def _check_room(self, n: int) -> None:
         """Raise `MemoryError` unless *n* more pairs fit; only where address space is limited may they not."""
@@ -315,23 +331,23 @@ def _outcome(n: int, room: tuple[int, int]) -> Outcome:
 
 
 def _accepted(outcome: Outcome, stop: int, n: int) -> Accepted:
-    """Return the first *n* events of *outcome*."""
+    """Return copies of the first *n* events of *outcome*."""
     return Accepted(
         stop,
-        event_index=outcome.event_index[:n],
-        user_rows=outcome.user_rows[:n],
-        item_rows=outcome.item_rows[:n],
-        ratings=outcome.ratings[:n],
-        timestamps_ms=outcome.timestamps_ms[:n],
-        user_counts=outcome.user_counts[:n],
-        item_counts=outcome.item_counts[:n],
-        changes=outcome.changes[:n],
+        event_index=outcome.event_index[:n].copy(),
+        user_rows=outcome.user_rows[:n].copy(),
+        item_rows=outcome.item_rows[:n].copy(),
+        ratings=outcome.ratings[:n].copy(),
+        timestamps_ms=outcome.timestamps_ms[:n].copy(),
+        user_counts=outcome.user_counts[:n].copy(),
+        item_counts=outcome.item_counts[:n].copy(),
+        changes=outcome.changes[:n].copy(),
         user_histories=_histories(outcome.of_users, n),
         item_histories=_histories(outcome.of_items, n),
     )
 
 
 def _histories(history: History, n: int) -> Histories:
-    """Return the histories of *n* events, without the room that was not needed."""
+    """Return copies of the histories of *n* events."""
     total = int(history.starts[n])
-    return Histories(history.starts[: n + 1], history.others[:total].copy(), history.ratings[:total].copy())
+    return Histories(history.starts[: n + 1].copy(), history.others[:total].copy(), history.ratings[:total].copy())
