@@ -1,4 +1,4 @@
-"""The GPU's kernels on an NVIDIA GPU: SGD, ALS and small batches, and their share of what its memory could carry.
+"""The GPU's kernels on an NVIDIA GPU: SGD, ALS, small batches and posteriors, and their share of what its memory could carry.
 
 It needs torch, triton, numba and numpy, and nothing else of Factorstream's; it ends at once where no GPU is.
 """
@@ -12,12 +12,14 @@ import numpy as np
 
 from factorstream.worker.kernels import devices, selftest
 from factorstream.worker.kernels.api import Batch, Histories, Objective, Penalty, Rates, Side
+from factorstream.worker.kernels.beliefs import Beliefs, Prior, equations_width, outlook_width
 from tests.benchmarks.table import Figure, show
 
 N_USERS, N_ITEMS, N_RATINGS = 480_000, 18_000, 100_000_000
 CHUNK, ROUNDS, RANK = 2_000_000, 7, 64
 HOW = {"intercept": 3.5, "objective": Objective(Penalty(0.05, 0.05, 0.05, True))}
 RATES = Rates(0.01, 0.01, 0.0)
+N_POSTERIOR_USERS, POSTERIOR_RANKS, PRIOR = 100_000, (8, 32, 64), Prior(0.1, 0.2, 0.0, 0.0)
 
 
 def main():
@@ -27,9 +29,9 @@ def main():
     asked = options.parse_args()
     if reason := devices.missing():
         sys.exit(f"nothing measured: {reason}")
-    from factorstream.worker.kernels import gpu
+    from factorstream.worker.kernels import gpu, gpu_filter
 
-    differences = selftest.differences(gpu)
+    differences = selftest.differences(gpu) | selftest.filter_differences(gpu_filter)
     show("Self-test, largest differences", [Figure(what, apart, at_most=0.001) for what, apart in differences.items()])
     copied = copy_rate()
     rng = np.random.default_rng(0)
@@ -40,6 +42,8 @@ def main():
     show(f"SGD in exact order, {title}", [copying, *stepped(gpu, users, items, copied)])
     show(f"A batch of 5,000 as in the stream, {title}", list(small(gpu, users, items)))
     show(f"ALS, {asked.ratings:,} ratings, {title}", list(solved(gpu, users, items, asked.ratings)))
+    for rank in POSTERIOR_RANKS:
+        show(f"Posteriors in exact order, K = {rank}, {N_POSTERIOR_USERS:,} × {N_ITEMS:,} rows", list(filtered(gpu, rank)))
 
 
 def stepped(gpu, users, items, copied):
@@ -91,6 +95,35 @@ def solved(gpu, users, items, n_ratings):
         yield Figure(f"one iteration, {precision}", seconds * 1e3, "ms", at_most=wanted)
 
 
+def filtered(gpu, rank):
+    """Yield events a second of the learner posterior's filter, over batches that are sent first; and the rows of a sweep."""
+    from factorstream.worker.kernels import gpu_filter
+
+    rng = np.random.default_rng(4)
+    users, items = (gpu.hold(side(rng, n, rank), n) for n in (N_POSTERIOR_USERS, N_ITEMS))
+    known = tuple(gpu_filter.hold(beliefs(rank, len(one.biases)), len(one.biases)) for one in (users, items))
+    for n in (5000, 65_536):
+        batches = [stream(rng, n, n_users=N_POSTERIOR_USERS) for _ in range(ROUNDS + 1)]
+        how = {"intercept": 3.5, "noise": 0.7, "user_prior": PRIOR, "item_prior": PRIOR}
+        seconds = timed(lambda one, how=how: gpu_filter.filter_batch(users, items, *known, one, **how), batches)
+        yield Figure(f"{n:,} ratings sent first", n / seconds / 1e6, "M ratings/s")
+    n = 10_000_000
+    own, other = zipf(rng, N_POSTERIOR_USERS, 0.6, n), zipf(rng, N_ITEMS, 0.8, n)
+    histories = gpu.keep(histories_of(own, other, rng.normal(3.5, 1, n).astype(np.float32), N_POSTERIOR_USERS))
+    rows, how = np.arange(N_POSTERIOR_USERS, dtype=np.int32), {"intercept": 3.5, "noise": 0.7, "prior": PRIOR}
+    seconds = timed(lambda _: gpu_filter.smooth(users, items, *known, rows, histories, **how), [None])
+    yield Figure(f"users solved from {n:,} ratings", n / seconds / 1e6, "M visits/s")
+
+
+def beliefs(rank, rows):
+    """Return what is believed of rows without ratings."""
+    outlook = np.zeros((rows, outlook_width(rank)), np.float32)
+    outlook[:, :rank] = outlook[:, 2 * rank] = 0.1
+    equations = np.zeros((rows, equations_width(rank)), np.float32)
+    equations[:, -1] = 3.5
+    return Beliefs(equations, outlook)
+
+
 def timed(run, arguments):
     """Return the median seconds of *run* on *arguments*, in turns, at least `ROUNDS`; those that compile are out."""
     import torch
@@ -118,14 +151,14 @@ def side(rng, rows, rank):
     return Side(rng.standard_normal((rows, rank), dtype=np.float32) * np.float32(0.1), np.zeros(rows, np.float32))
 
 
-def stream(rng, n, longest=0):
+def stream(rng, n, longest=0, n_users=N_USERS):
     """Return *n* events, popular rows often; each user comes with a history of *longest* ratings."""
     none = Histories(np.zeros(n + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
     met = np.sort(rng.integers(0, N_ITEMS // max(longest, 1), (n, longest)) + np.arange(longest) * (N_ITEMS // max(longest, 1)))
     starts = np.arange(n + 1, dtype=np.int64) * longest
     history = Histories(starts, met.astype(np.int32).ravel(), rng.normal(3.5, 1, n * longest).astype(np.float32))
     counts = np.full(n, max(longest, 20), np.int32)
-    rows = zipf(rng, N_USERS, 0.6, n), zipf(rng, N_ITEMS, 0.8, n)
+    rows = zipf(rng, n_users, 0.6, n), zipf(rng, N_ITEMS, 0.8, n)
     return Batch(*rows, rng.normal(3.5, 1, n).astype(np.float32), counts, counts, history if longest else none, none)
 
 
