@@ -92,9 +92,8 @@ def sgd(
     flat_users, flat_items, batch = _side(users), _side(items), _batch(batch)
     if not objective.is_least_squares or optimizer.name != "sgd" or rates.power:
         return _sgd(users, items, batch, intercept, objective, rates, optimizer)
-    n, rank = len(batch.ratings), users.factors.shape[1]
+    n, rank, penalty = len(batch.ratings), users.factors.shape[1], objective.penalty
     scored, longest = Scored(*np.empty((4, n), np.float32)), max(_longest(batch.user_histories), _longest(batch.item_histories))
-    penalty = objective.penalty
     weights = cpu_sgd.Penalty(_scalar(penalty.user), _scalar(penalty.item), _scalar(penalty.bias), bool(penalty.weighted))
     numbers = _scalar(intercept), weights, cpu_sgd.Rates(*map(_scalar, rates[:3]))
     starts = np.array([0, n]) if apart is None else _column(apart, np.int64)
@@ -108,8 +107,7 @@ def sgd(
     for part in np.flatnonzero(reached < starts[1:]):
         done, stop, room = int(reached[part]), int(starts[part + 1]), scratch(longest, rank)
         while done < stop:
-            event = _event(batch, done)
-            one = reference.sgd(users, items, event, intercept=intercept, objective=objective, rates=rates)
+            one = reference.sgd(users, items, _event(batch, done), intercept=intercept, objective=objective, rates=rates)
             for column, found in zip(scored, one, strict=True):
                 column[done] = found[0]
             done = cpu_sgd.learn(flat_users, flat_items, batch, done + 1, stop, *numbers, room, scored)

@@ -76,7 +76,7 @@ def sgd(
     singular = length and not (objective.penalty.user > 0 and objective.penalty.item > 0 and objective.penalty.bias > 0)
     if unsupported(objective, optimizer, fold_in=length) or singular or here.missing or there.missing:
         scored = _sgd_on_host(
-            here, there, batch, apart, intercept=intercept, objective=objective, rates=rates, optimizer=optimizer
+            here, there, batch, intercept=intercept, objective=objective, rates=rates, optimizer=optimizer, apart=apart
         )
     else:
         scored = _sgd(here, there, batch, intercept, objective, rates)
@@ -202,18 +202,26 @@ def _sgd_on_host(
     users: Resident,
     items: Resident,
     batch: Batch,
-    apart: I64 | None = None,
     *,
     intercept: float,
     objective: Objective,
     rates: Rates,
     optimizer: Optimizer,
+    apart: I64 | None = None,
 ) -> Scored:
     """Let the CPU learn, and take what it changed."""
     users.fetch()
     items.fetch()
-    how = {"intercept": intercept, "objective": objective, "rates": rates, "optimizer": optimizer, "apart": apart}
-    scored = _cpu().sgd(Side(*users), Side(*items), Batch(*batch), **how)
+    scored = _cpu().sgd(
+        Side(*users),
+        Side(*items),
+        Batch(*batch),
+        intercept=intercept,
+        objective=objective,
+        rates=rates,
+        optimizer=optimizer,
+        apart=apart,
+    )
     users.send(batch.user_rows)
     items.send(batch.item_rows)
     return scored
