@@ -580,7 +580,7 @@ def _add_tile(height: int) -> Callable[..., Any]:
     def add_tile(typing: Any, packed: Any, n: Any, width: Any, i: Any, j: Any, out: Any, out_at: Any) -> Any:
         """``out[i + a, j + c] += Σ packed[t, i + a] packed[t, j + c]`` over n rows t, for a < height and c < `LANES`.
 
-        *packed* and *out* have rows of *width*; *out*'s first begins at *out_at*. `STRIP` rows of sums at a time stay in registers.
+        *packed* and *out* have rows of *width*; *out*'s first begins at *out_at*. The sums of `STRIP` rows stay in registers.
         """
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
