@@ -105,7 +105,7 @@ def test_short_memory_changes_what_is_said_and_nothing_that_is_learned(monkeypat
 def test_what_the_device_does_not_know_is_learned_by_the_processor():
     users, items = problem()
     expected_users, expected_items = copied(users), copied(items)
-    objective = Objective(Penalty(0.1, 0.1, 0.1, False, l1_user=0.2))
+    objective = Objective(Penalty(0.0, 0.1, 0.1, False))
     batch = batch_of(EVENTS, 3)
     held = gpu.hold(users, 5), gpu.hold(items, 4)
     gpu.sgd(*held, batch, intercept=3.0, objective=objective, rates=RATES)
