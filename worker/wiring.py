@@ -201,8 +201,10 @@ def kernels_of(settings: Settings) -> Kernels:
 def _refuse_what_a_gpu_cannot(settings: Settings) -> None:
     """Raise `UserMistake` where the GPU's kernels do not know the settings."""
     learning = learning_of(settings)
-    if learning.learner != "sgd" or learning.loss == "implicit":
-        reason: str | None = f"learner {learning.learner!r} with loss {learning.loss!r} learns on the processor"
+    if learning.learner != "sgd":
+        reason: str | None = f"learner {learning.learner!r} learns on the processor"
+    elif learning.loss == "implicit":
+        reason = devices.too_wide(settings.model.rank)
     else:
         reason = devices.unsupported(learning.objective(Level()), rank=settings.model.rank, fold_in=learning.fold_in)
     if reason:

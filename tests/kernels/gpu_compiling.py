@@ -14,11 +14,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from factorstream.worker.kernels import gpu_als, gpu_sgd, gpu_solve, gpu_start
+from factorstream.worker.kernels import gpu_als, gpu_implicit, gpu_rows, gpu_sgd, gpu_solve, gpu_start, losses
 
-INTEGERS = {"rank", "n_events", "n_user_reads", "first", "n_places"}
+INTEGERS = {"rank", "n_events", "n_user_reads", "first", "n_places", "n_cuts"}
 LONG = {"user_starts", "item_starts", "starts", "piece_begins", "start"}
-NUMBERS = {"intercept", "rate", "bias_rate", "decay", "power", "deviation"}
+NUMBERS = {"intercept", "rate", "bias_rate", "decay", "power", "deviation", "alpha", "lasso"}
+WIDE = {("newton", "gains"), ("newton", "edges")}
 COLUMNS = {"rows", "entries", "counts", "waits", "slots", "signals", "counter", "others", "events", "weak", "firsts"}
 
 
@@ -33,6 +34,8 @@ def compiled(kernel, warps, *, even=True, **constants):
             signature[name] = "i32"
         elif name in NUMBERS or name.endswith("penalty"):
             signature[name] = "fp32"
+        elif (function.__name__, name) in WIDE:
+            signature[name] = "*fp64"
         elif name in LONG and not (name == "starts" and function.__name__ == "learn_runs"):
             signature[name] = "*i64"
         elif name.split("_")[-1] in COLUMNS or name == "starts":
@@ -82,4 +85,13 @@ for width in (16, 64):
         report(gpu_als.solve_rows, gpu_solve.warps(width), WEIGHTED=False, WIDTH=width, PRECISION=precision)
     report(gpu_als.sum_pieces, gpu_solve.warps(width), WIDTH=width, PIECE=gpu_solve.PIECE, PRECISION=gpu_solve.PRECISION)
     report(gpu_als.solve_long_rows, gpu_solve.warps(width), WEIGHTED=True, WIDTH=width, PIECE=gpu_solve.PIECE)
+for kernel, how in (
+    (gpu_implicit.solve_pairs, {"PRECISION": gpu_solve.PRECISION}),
+    (gpu_implicit.sum_pair_pieces, {"PRECISION": gpu_solve.PRECISION, "PIECE": gpu_solve.PIECE}),
+    (gpu_implicit.solve_long_pairs, {"PIECE": gpu_solve.PIECE}),
+):
+    report(kernel, gpu_solve.warps(64), WIDTH=64, **how)
+for loss, smooth, nonnegative in ((losses.ORDINAL, True, False), (losses.POISSON, False, True)):
+    how = {"WEIGHTED": smooth, "BIASED": not nonnegative, "SMOOTH": smooth, "NONNEGATIVE": nonnegative, "LOSS": loss}
+    report(gpu_rows.newton, 8, WIDTH=64, PRECISION=gpu_solve.PRECISION, **how)
 print(json.dumps({"kernel": "fill", **resources(compiled(gpu_start.fill, 4, WIDTH=64))}))

@@ -22,11 +22,16 @@ def unsupported(objective: Objective, optimizer: Optimizer = SGD, *, rank: int =
         return "there is an L1 penalty, a constraint, or no biases"
     if optimizer.name != "sgd":
         return f"the optimizer is {optimizer.name!r}"
-    if rank > MOST_FACTORS:
-        return f"there are {rank} factors, more than {MOST_FACTORS}"
+    if reason := too_wide(rank):
+        return reason
     if fold_in > LONGEST:
         return f"rows of up to {fold_in} ratings are folded in, more than {LONGEST}"
     return None
+
+
+def too_wide(rank: int) -> str | None:
+    """Return why the GPU's kernels cannot solve rows of *rank* factors, or None when they can."""
+    return f"there are {rank} factors, more than {MOST_FACTORS}" if rank > MOST_FACTORS else None
 
 
 @functools.cache

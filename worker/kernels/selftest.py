@@ -5,27 +5,26 @@ from __future__ import annotations
 import numpy as np
 
 from factorstream.worker.kernels import reference
-from factorstream.worker.kernels.api import Batch, Histories, Kernels, Objective, Penalty, Rates, Side
+from factorstream.worker.kernels.api import Batch, Histories, Kernels, Loss, Objective, Penalty, Rates, Side
 
 N_USERS, N_ITEMS, N_EVENTS, RANK, FOLD_IN = 12, 1200, 40, 16, 3
 TOLERANCE = 1e-3
 """How far apart numbers of about 1 may be: a hundred times the rounding of float32, a hundredth of any mistake."""
 OBJECTIVE = Objective(Penalty(0.1, 0.2, 0.05, weighted=True))
+PARTS = ("sgd", "fold-in", "als", "logistic als", "implicit", "initialize")
 
 
 def differences(kernels: Kernels) -> dict[str, float]:
     """Return, for each thing that *kernels* do, the largest difference from the reference; ∞ where they disagree on numbers."""
-    return {what: _apart(_outcome(kernels, what), _outcome(reference, what)) for what in ("sgd", "fold-in", "als", "initialize")}
+    return {what: _apart(_outcome(kernels, what), _outcome(reference, what)) for what in PARTS}
 
 
 def _outcome(kernels: Kernels, what: str) -> np.typing.NDArray[np.float64]:
     random = np.random.default_rng(1)
     users, items = _side(random, N_USERS), _side(random, N_ITEMS)
     returned = np.zeros(0)
-    if what == "als":
-        histories = _histories([np.sort(random.choice(N_ITEMS, n, replace=False)) for n in (1, 20, 1200)], random)
-        rows = np.array([3, 0, 7], np.int32)
-        returned = kernels.als(users, items, rows, histories, intercept=3.0, objective=OBJECTIVE, of_users=True)
+    if what in ("als", "logistic als", "implicit"):
+        returned = _solved(kernels, what, users, items, random)
     elif what == "initialize":
         kernels.initialize(items, 3, 40, seed=7, stream=1, deviation=1.0)
     else:
@@ -33,6 +32,20 @@ def _outcome(kernels: Kernels, what: str) -> np.typing.NDArray[np.float64]:
         scored = kernels.sgd(users, items, batch, intercept=3.0, objective=OBJECTIVE, rates=Rates(0.05, 0.05, 0.01))
         returned = np.concatenate(scored)
     return np.concatenate([table.astype(np.float64).ravel() for table in (*users, *items, returned)])
+
+
+def _solved(kernels: Kernels, what: str, users: Side, items: Side, random: np.random.Generator) -> np.typing.NDArray[np.float64]:
+    """Solve three rows of *users*; return the gains."""
+    histories = _histories([np.sort(random.choice(N_ITEMS, n, replace=False)) for n in (1, 20, 1200)], random)
+    rows = np.array([3, 0, 7], np.int32)
+    if what == "als":
+        return kernels.als(users, items, rows, histories, intercept=3.0, objective=OBJECTIVE, of_users=True)
+    histories = histories._replace(ratings=(histories.ratings > 3).astype(np.float32))
+    if what == "implicit":
+        gram = items.factors.T.astype(np.float64) @ items.factors
+        return kernels.implicit(users, items, rows, histories, gram, alpha=2.0, penalties=np.full(3, 5.0, np.float32))
+    objective = OBJECTIVE._replace(loss=Loss("logistic"))
+    return kernels.als(users, items, rows, histories, intercept=0.0, objective=objective, of_users=True)
 
 
 def _apart(one: np.typing.NDArray[np.float64], other: np.typing.NDArray[np.float64]) -> float:
