@@ -1,4 +1,4 @@
-"""The GPU's kernels on an NVIDIA GPU: SGD, ALS, small batches and posteriors, and their share of what its memory could carry.
+"""The GPU's kernels on an NVIDIA GPU: SGD, ALS of three kinds, posteriors, and their share of what its memory could carry.
 
 It needs torch, triton, numba and numpy, and nothing else of Factorstream's; it ends at once where no GPU is.
 """
@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 from factorstream.worker.kernels import devices, selftest
-from factorstream.worker.kernels.api import Batch, Histories, Objective, Penalty, Rates, Side
+from factorstream.worker.kernels.api import Batch, Histories, Loss, Objective, Penalty, Rates, Side
 from factorstream.worker.kernels.beliefs import Beliefs, Prior, equations_width, outlook_width
 from tests.benchmarks.table import Figure, show
 
@@ -93,6 +93,26 @@ def solved(gpu, users, items, n_ratings):
         seconds = timed(iterate, [None] * 4)
         wanted = 50 if n_ratings == N_RATINGS else None
         yield Figure(f"one iteration, {precision}", seconds * 1e3, "ms", at_most=wanted)
+
+    def iterate_clicks(grams):
+        for own, other, rows, held, gram in (
+            (users, items, everyone, by_user, grams[0]),
+            (items, users, everything, by_item, grams[1]),
+        ):
+            penalties = np.full(len(rows), 50, np.float32)
+            gpu.implicit(own, other, rows, held, gram, alpha=1.0, penalties=penalties)
+
+    def iterate_answers(_):
+        how = {"intercept": 0.0, "objective": HOW["objective"]._replace(loss=Loss("logistic"))}
+        gpu.als(users, items, everyone, by_user, of_users=True, **how)
+        gpu.als(items, users, everything, by_item, of_users=False, **how)
+
+    by_user, by_item = (gpu.keep(one._replace(ratings=(one.ratings > 3.5).astype(np.float32))) for one in (by_user, by_item))
+    users.fetch()
+    items.fetch()
+    grams = [one.factors.T.astype(np.float64) @ one.factors for one in (items, users)]
+    yield Figure("clicks (implicit): one iteration, Gram matrices given", timed(iterate_clicks, [grams] * 4) * 1e3, "ms")
+    yield Figure("yes or no (logistic): one iteration", timed(iterate_answers, [None] * 4) * 1e3, "ms")
 
 
 def filtered(gpu, rank):

@@ -14,11 +14,24 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from factorstream.worker.kernels import gpu_als, gpu_effects, gpu_filter, gpu_general, gpu_posterior, gpu_sgd, gpu_solve, gpu_start
+from factorstream.worker.kernels import (
+    gpu_als,
+    gpu_effects,
+    gpu_filter,
+    gpu_general,
+    gpu_implicit,
+    gpu_posterior,
+    gpu_rows,
+    gpu_sgd,
+    gpu_solve,
+    gpu_start,
+    losses,
+)
 
 INTEGERS = {"rank", "n_events", "n_rows", "n_user_reads", "first", "n_places", "said_stride", "told_stride"}
 LONG = {"user_starts", "item_starts", "starts", "piece_begins", "start"}
-NUMBERS = {"intercept", "rate", "bias_rate", "decay", "power", "deviation", "noise", "factor_weight", "bias_weight", "n_cuts", "lowest"}
+NUMBERS = {"intercept", "rate", "bias_rate", "decay", "power", "deviation", "noise", "factor_weight", "bias_weight"}
+NUMBERS |= {"alpha", "lasso", "lowest", "n_cuts"}
 ENDINGS = ("penalty", "variance", "level", "slope", "ridge")
 """Of the names of other numbers."""
 COLUMNS = {"rows", "entries", "counts", "waits", "slots", "signals", "counter", "others", "events", "weak", "firsts", "changes"}
@@ -31,13 +44,12 @@ TOGETHER = {
     "item_moments": (*FLOATS, *FLOATS, "*i32"),
     "user_histories": HISTORIES,
     "item_histories": HISTORIES,
-    "room": "*fp64",
-    "edges": "*fp64",
     "weights": ("fp32",) * 5,
     "stepping": ("fp32",) * 4,
     "turning": ("fp32",) * 7,
 }
 """What the kernels of `gpu_general` take as one."""
+WIDE = {"edges", "room"}
 
 
 def compiled(kernel, warps, *, even=True, **constants):
@@ -53,6 +65,8 @@ def compiled(kernel, warps, *, even=True, **constants):
             signature[name] = "i32"
         elif name in NUMBERS or name.endswith(ENDINGS):
             signature[name] = "fp32"
+        elif name in WIDE or (function.__name__, name) == ("newton", "gains"):
+            signature[name] = "*fp64"
         elif name in LONG and not (name == "starts" and function.__name__ in ("learn_runs", "learn_any_runs", "meet_rows")):
             signature[name] = "*i64"
         elif name.split("_")[-1] in COLUMNS or name == "starts":
@@ -117,4 +131,13 @@ report(gpu_effects.meet_rows, 1, WIDTH=16)
 report(gpu_effects.recall_rows, 1, WIDTH=16, TILE=16)
 report(gpu_effects.lessen_rows, 1, WIDTH=16, TILE=16)
 report(gpu_effects.attribute_rows, gpu_effects.CHAIN_WARPS.value, WIDTH=16, TILE=gpu_effects.CHAIN_TILE.value)
+for kernel, how in (
+    (gpu_implicit.solve_pairs, {"PRECISION": gpu_solve.PRECISION}),
+    (gpu_implicit.sum_pair_pieces, {"PRECISION": gpu_solve.PRECISION, "PIECE": gpu_solve.PIECE}),
+    (gpu_implicit.solve_long_pairs, {"PIECE": gpu_solve.PIECE}),
+):
+    report(kernel, gpu_solve.warps(64), WIDTH=64, **how)
+for loss, smooth, nonnegative in ((losses.ORDINAL, True, False), (losses.POISSON, False, True)):
+    how = {"WEIGHTED": smooth, "BIASED": not nonnegative, "SMOOTH": smooth, "NONNEGATIVE": nonnegative, "LOSS": loss}
+    report(gpu_rows.newton, 8, WIDTH=64, PRECISION=gpu_solve.PRECISION, **how)
 print(json.dumps({"kernel": "fill", **resources(compiled(gpu_start.fill, 4, WIDTH=64))}))

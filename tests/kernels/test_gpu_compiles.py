@@ -20,10 +20,11 @@ def kernels():
 
 
 def test_every_kernel_compiles(kernels):
-    of_sgd = {"learn_runs", "learn_events", "learn_any_runs", "learn_any_events"}
-    names = {*of_sgd, "solve_rows", "sum_pieces", "solve_long_rows", "fill"}
-    names |= {"filter_events", "smooth_rows", "meet_rows", "recall_rows", "lessen_rows", "attribute_rows"}
-    assert {kernel["kernel"] for kernel in kernels} == names
+    sgd = {"learn_runs", "learn_events", "learn_any_runs", "learn_any_events"}
+    als = {"solve_rows", "sum_pieces", "solve_long_rows", "newton"}
+    clicks = {"solve_pairs", "sum_pair_pieces", "solve_long_pairs"}
+    posterior = {"filter_events", "smooth_rows", "meet_rows", "recall_rows", "lessen_rows", "attribute_rows"}
+    assert {kernel["kernel"] for kernel in kernels} == sgd | als | clicks | posterior | {"fill"}
 
 
 def test_programs_that_wait_for_each_other_fit_into_a_processor_together(kernels):
