@@ -112,8 +112,8 @@ class Model(Section):
     seed: int = Field(0, ge=0, lt=2**63)
     """Of the first factors."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the kernels run. cuda: an NVIDIA GPU (install factorstream[worker,gpu]), for the learner sgd with squared loss and
-    plain steps, up to 128 factors and 32 ratings folded in. auto: the processor; no GPU has been measured yet."""
+    """Where the kernels run. cuda: an NVIDIA GPU (install factorstream[worker,gpu]), for the learner sgd, up to 128 factors and
+    32 ratings folded in. auto: the processor; no GPU has been measured yet."""
 
     @model_validator(mode="after")
     def _learner_can(self) -> Self:

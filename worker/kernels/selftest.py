@@ -5,17 +5,31 @@ from __future__ import annotations
 import numpy as np
 
 from factorstream.worker.kernels import reference
-from factorstream.worker.kernels.api import Batch, Histories, Kernels, Objective, Penalty, Rates, Side
+from factorstream.worker.kernels.api import (
+    Batch,
+    Histories,
+    Kernels,
+    Loss,
+    Moments,
+    Objective,
+    Optimizer,
+    Penalty,
+    Rates,
+    Side,
+)
 
 N_USERS, N_ITEMS, N_EVENTS, RANK, FOLD_IN = 12, 1200, 40, 16, 3
 TOLERANCE = 1e-3
 """How far apart numbers of about 1 may be: a hundred times the rounding of float32, a hundredth of any mistake."""
 OBJECTIVE = Objective(Penalty(0.1, 0.2, 0.05, weighted=True))
+OTHER = Objective(Penalty(0.3, 0.2, 0.1, False, 0.1, 0.1), Loss("ordinal", 1.0, 1.0, np.array([-1.5, -0.4, 0.3, 1.8])))
+"""Another loss, whose factors become zero; learned by Adam, a few events only: each is as much work as many of the others."""
+PARTS = ("sgd", "fold-in", "other losses", "als", "initialize")
 
 
 def differences(kernels: Kernels) -> dict[str, float]:
     """Return, for each thing that *kernels* do, the largest difference from the reference; ∞ where they disagree on numbers."""
-    return {what: _apart(_outcome(kernels, what), _outcome(reference, what)) for what in ("sgd", "fold-in", "als", "initialize")}
+    return {what: _apart(_outcome(kernels, what), _outcome(reference, what)) for what in PARTS}
 
 
 def _outcome(kernels: Kernels, what: str) -> np.typing.NDArray[np.float64]:
@@ -28,8 +42,13 @@ def _outcome(kernels: Kernels, what: str) -> np.typing.NDArray[np.float64]:
         returned = kernels.als(users, items, rows, histories, intercept=3.0, objective=OBJECTIVE, of_users=True)
     elif what == "initialize":
         kernels.initialize(items, 3, 40, seed=7, stream=1, deviation=1.0)
+    elif what == "other losses":
+        state = Optimizer("adam", beta2=0.99, users=_moments(N_USERS), items=_moments(N_ITEMS))
+        batch, rates = _batch(random, 2, 6), Rates(0.05, 0.05, 0.01)
+        scored = kernels.sgd(users, items, batch, intercept=0.0, objective=OTHER, rates=rates, optimizer=state)
+        returned = np.concatenate([table.astype(np.float64).ravel() for table in (*scored, *state.users, *state.items)])
     else:
-        batch = _batch(random, FOLD_IN if what == "fold-in" else 0)
+        batch = _batch(random, FOLD_IN if what == "fold-in" else 0, N_EVENTS)
         scored = kernels.sgd(users, items, batch, intercept=3.0, objective=OBJECTIVE, rates=Rates(0.05, 0.05, 0.01))
         returned = np.concatenate(scored)
     return np.concatenate([table.astype(np.float64).ravel() for table in (*users, *items, returned)])
@@ -51,9 +70,12 @@ def _histories(others: list[np.typing.NDArray[np.int64]], random: np.random.Gene
     return Histories(starts.astype(np.int64), flat, random.normal(3.0, 1.0, len(flat)).astype(np.float32))
 
 
-def _batch(random: np.random.Generator, longest: int) -> Batch:
-    """Return events of which one user makes a third and one item gets half; histories of at most *longest* ratings."""
-    n = N_EVENTS
+def _moments(n: int) -> Moments:
+    return Moments(np.zeros((n, RANK + 1), np.float32), np.zeros((n, RANK + 1), np.float32), np.zeros(n, np.int32))
+
+
+def _batch(random: np.random.Generator, longest: int, n: int) -> Batch:
+    """Return *n* events of which one user makes a third and one item gets half; histories of at most *longest* ratings."""
     user_rows = np.where(random.random(n) < 1 / 3, 0, random.integers(0, N_USERS, n)).astype(np.int32)
     item_rows = np.where(random.random(n) < 1 / 2, 0, random.integers(0, 30, n)).astype(np.int32)
     lengths = random.integers(0, longest + 1, (2, n))
