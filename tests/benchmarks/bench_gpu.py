@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 from factorstream.worker.kernels import devices, selftest
-from factorstream.worker.kernels.api import Batch, Histories, Loss, Objective, Penalty, Rates, Side
+from factorstream.worker.kernels.api import SGD, Batch, Histories, Loss, Moments, Objective, Optimizer, Penalty, Rates, Side
 from factorstream.worker.kernels.beliefs import Beliefs, Prior, equations_width, outlook_width
 from tests.benchmarks.table import Figure, show
 
@@ -40,6 +40,7 @@ def main():
     title = f"{devices.description()[2:]}, K = {asked.rank}, {N_USERS:,} × {N_ITEMS:,} rows"
     copying = Figure("copying on the device", copied / 1e9, "GB/s")
     show(f"SGD in exact order, {title}", [copying, *stepped(gpu, users, items, copied)])
+    show(f"SGD of another loss, {title}", list(of_another_loss(gpu, users, items)))
     show(f"A batch of 5,000 as in the stream, {title}", list(small(gpu, users, items)))
     show(f"ALS, {asked.ratings:,} ratings, {title}", list(solved(gpu, users, items, asked.ratings)))
     for rank in POSTERIOR_RANKS:
@@ -58,6 +59,25 @@ def stepped(gpu, users, items, copied):
         new = [stream(rng, n) for _ in range(ROUNDS + 1)]
         seconds = timed(lambda one: gpu.sgd(users, items, one, rates=RATES, **HOW), new)
         yield Figure(f"{n:,} ratings sent first", n / seconds / 1e6, "M updates/s", at_least=100 if n == 65_536 else None)
+
+
+def of_another_loss(gpu, users, items):
+    """Yield updates a second, over batches that stay on the device, of yes and no and by the optimizer that remembers most."""
+    rng = np.random.default_rng(4)
+    new = [stream(rng, CHUNK) for _ in range(4)]
+    kept = [gpu.keep(one._replace(ratings=(one.ratings > 3.5).astype(np.float32))) for one in new]
+    how = {"intercept": 0.0, "objective": Objective(HOW["objective"].penalty, Loss("logistic")), "rates": RATES}
+    state = Optimizer("adam", users=moments(gpu, users), items=moments(gpu, items))
+    for optimizer in (SGD, state):
+        seconds = timed(lambda one, by=optimizer: gpu.sgd(users, items, one, optimizer=by, **how), kept)
+        yield Figure(f"logistic, {optimizer.name}: {CHUNK:,} ratings kept on the device", CHUNK / seconds / 1e6, "M updates/s")
+
+
+def moments(gpu, side):
+    """Return what Adam remembers of *side*, on the device."""
+    rows, rank = side.factors.shape
+    tables = np.zeros((rows, rank + 1), np.float32), np.zeros((rows, rank + 1), np.float32)
+    return gpu.hold(Moments(*tables, np.zeros(rows, np.int32)), rows)
 
 
 def small(gpu, users, items):
