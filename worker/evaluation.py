@@ -22,7 +22,7 @@ from factorstream.worker.model.model import Model
 NONE = np.empty(0, np.float32)
 DEVIATIONS = 1.6449
 """Half of the 90 % interval of a Gaussian."""
-CHUNK = 5_000
+CHUNK = 20_000
 """Ratings handed over at once; it changes no figure but the time."""
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factorstream.worker.kernels import available_kernels
+from factorstream.worker.kernels import available_kernels, cpu
 from factorstream.worker.kernels.api import Batch, Objective, Penalty, Rates, Side
 from tests.kernels.problems import batch_of, copied, histories_of, interpreted, objective, problems, side, slice_of, sparing
 
@@ -81,6 +81,27 @@ def test_a_long_batch_means_the_same_however_it_is_cut(kernels):
         tables.append((*u, *i))
     for other in tables[1:]:
         assert all(one.tobytes() == two.tobytes() for one, two in zip(tables[0], other, strict=True))
+
+
+@every_kernel
+@pytest.mark.parametrize("fold_in", [0, 6])
+def test_parts_that_share_no_row_may_be_learned_at_the_same_time(kernels, fold_in, monkeypatch):
+    rng = np.random.default_rng(8)
+    rank, n = (5, 12) if interpreted(kernels) else (33, 3000)
+    monkeypatch.setattr(cpu, "WORTH_A_THREAD", 1)
+    monkeypatch.setattr(cpu, "threads", 2)
+    users, items = side(rng, 40, rank), side(rng, 12, rank)
+    parts = np.sort(rng.integers(0, 4, n))
+    rows = (4 * rng.integers(0, 10, n) + parts).tolist(), (4 * rng.integers(0, 3, n) + parts).tolist()
+    batch = batch_of(list(zip(*rows, rng.normal(3, 1, n).tolist(), strict=True)), fold_in)
+    how = {"intercept": 3.0, "objective": Objective(Penalty(2.0, 2.0, 1.0, False)), "rates": Rates(0.02, 0.02, 0.0)}
+    apart = np.searchsorted(parts, [0, 1, 1, 2, 3, 4])  # one part is empty
+    found = [copied(users), copied(items)]
+    expected = [copied(users), copied(items)]
+    scored = kernels.sgd(*found, batch, **how, apart=apart)
+    one_by_one = kernels.sgd(*expected, batch, **how)
+    for one, two in zip((*found[0], *found[1], *scored), (*expected[0], *expected[1], *one_by_one), strict=True):
+        assert one.tobytes() == two.tobytes()
 
 
 @every_kernel

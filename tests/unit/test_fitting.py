@@ -1,5 +1,6 @@
 """Fitting a whole history: one objective, however it is lowered; what is held out is not seen; unknown ids are their priors."""
 
+import itertools
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from factorstream.worker import fitting, kernels
 from factorstream.worker.config import load
 from factorstream.worker.errors import UserMistake
+from factorstream.worker.fitting.sections import sections_of
 from factorstream.worker.kernels.api import Side
 from factorstream.worker.learn.learner import new_model
 from factorstream.worker.local import generated
@@ -191,6 +193,55 @@ def test_minibatches_change_no_bit(history, minibatch):
     steps(one, learning, "sgd", 3)
     steps(other, learning, "sgd", 3, minibatch=minibatch)
     assert one.state_hash() == other.state_hash()
+
+
+@given(histories(), st.integers(1, 40), st.integers(0, 100))
+def test_sections_hold_every_rating_once_and_their_blocks_share_no_row(history, minibatch, seed):
+    held = store(*history)
+    sections = list(sections_of(held, np.random.default_rng(seed), minibatch))
+    pairs = []
+    for section in sections:
+        seen = set(), set()
+        for batch, apart in section:
+            assert 0 < len(batch.ratings) <= minibatch
+            assert apart[0] == 0
+            assert apart[-1] == len(batch.ratings)
+            for first, stop in itertools.pairwise(apart):
+                for rows, others in zip((batch.user_rows, batch.item_rows), seen, strict=True):
+                    block = set(rows[first:stop].tolist())
+                    assert not block & others or first == 0  # a block may go on in the next batch
+                    others |= block
+            pairs += zip(batch.user_rows.tolist(), batch.item_rows.tolist(), batch.ratings.tolist(), strict=True)
+    assert sorted(pairs) == sorted(zip(*(column.tolist() for column in history[0][:3]), strict=True))
+
+
+def test_the_number_of_threads_changes_no_bit(monkeypatch):
+    drawn = generated.ratings(20_000, 400, 200, seed=3)
+    history = Held(drawn.users, drawn.items, drawn.ratings, drawn.timestamps_ms), 400, 200
+    monkeypatch.setattr(CPU, "WORTH_A_THREAD", 1)
+    hashes = set()
+    for threads in (1, 2):
+        monkeypatch.setattr(CPU, "threads", threads)
+        model = prepared(history, told(), 8)
+        steps(model, told(), "sgd", 4)
+        hashes.add(model.state_hash())
+    assert len(hashes) == 1
+
+
+@pytest.mark.parametrize(("rank", "noise"), [(3, 0.2), (1, 1.5)])
+def test_a_lambda_that_is_learned_predicts_better_than_one_for_all_data(rank, noise):
+    """Of data with much to learn and with little; by sgd, from ratings kept back until λ has settled."""
+    drawn = generated.ratings(60_000, 1_000, 400, seed=5, rank=rank, noise=noise)
+    held = store(Held(drawn.users, drawn.items, drawn.ratings, drawn.timestamps_ms), 1_000, 400)
+    parts = fitting.split(held, 0.1, seed=0)
+    errors = []
+    for learned in (True, False):
+        learning = told(f"model.learn_priors={learned}")
+        model = Model(16, seed=1)
+        fitting.prepare(model, fitting.split(held, 0.1, seed=0).training, CPU, learning)
+        errors.append(steps(model, learning, "sgd", 20, parts.holdout)[-1].holdout_rmse)
+    assert errors[0] < errors[1] + 0.002
+    assert errors[0] < 0.99 * errors[1] or noise > 1
 
 
 @pytest.mark.parametrize("method", ["als", "sgd"])

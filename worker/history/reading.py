@@ -6,6 +6,7 @@ import gzip
 import io
 import zlib
 from pathlib import Path
+from typing import Any
 
 from factorstream.worker.errors import UserMistake
 from factorstream.worker.history import dense, parquet, text
@@ -26,7 +27,7 @@ def read(path: Path, limit: int | None = None, *, zero_is_missing: bool = False)
         with path.open("rb") as file:
             if not file.peek(len(GZIP)).startswith(GZIP):
                 return _read(file, str(path), limit, zero_is_missing=zero_is_missing)
-            with io.BufferedReader(gzip.GzipFile(fileobj=file)) as unpacked:  # type: ignore[arg-type]  # it is what that wants
+            with io.BufferedReader(gzip.GzipFile(fileobj=file)) as unpacked:
                 return _read(unpacked, str(path), limit, zero_is_missing=zero_is_missing)
     except FileNotFoundError as error:
         raise UserMistake(f"{path}: there is no such file") from error
@@ -36,7 +37,7 @@ def read(path: Path, limit: int | None = None, *, zero_is_missing: bool = False)
         raise UserMistake(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _read(file: io.BufferedReader, path: str, limit: int | None, *, zero_is_missing: bool) -> History:
+def _read(file: io.BufferedReader[Any], path: str, limit: int | None, *, zero_is_missing: bool) -> History:
     begins = file.peek(len(NUMPY))
     if begins.startswith(NUMPY):
         return dense.read(file.read(), path, limit, zero_is_missing=zero_is_missing)

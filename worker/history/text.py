@@ -24,7 +24,6 @@ from factorstream.worker.kernels.text import (
     SURPLUS_FIELD,
     TIME,
     USER,
-    Columns,
     Dialect,
     Names,
     Stop,
@@ -70,9 +69,9 @@ def read(file: BinaryIO, path: str, limit: int | None = None, *, block_bytes: in
         gathered.take(block, 0, dialect)
     if not gathered.n_lines:
         raise UserMistake(f"{path} holds no ratings: {'the header is all there is' if start else 'it is empty'}")
-    columns = Columns(*(column[: gathered.n_lines] for column in gathered.columns))
-    users, items = (columns.user_codes, gathered.user_names), (columns.item_codes, gathered.item_names)
-    return in_order(users, items, columns.ratings, columns.timestamps_ms, limit)
+    columns, n = gathered.columns, gathered.n_lines
+    users, items = (columns.user_codes[:n], gathered.user_names), (columns.item_codes[:n], gathered.item_names)
+    return in_order(users, items, columns.ratings[:n], columns.timestamps_ms[:n], limit)
 
 
 class Block:
@@ -120,7 +119,9 @@ class Gathered:
     def take(self, block: Block, start: int, dialect: Dialect) -> None:
         """Read the lines of *block* from *start* on, and drop them from it; what a quote left open waits for the next block."""
         text = np.frombuffer(block.content, np.uint8)[: block.end]
-        if self.n_lines + block.content.count(b"\n") >= min(map(len, self.columns)):
+        columns = self.columns
+        room = min(len(columns.user_codes), len(columns.item_codes), len(columns.ratings), len(columns.timestamps_ms))
+        if self.n_lines + block.content.count(b"\n") >= room:
             raise MemoryError(f"{block.path} holds more ratings than address space was reserved for (is there a `ulimit -v`?)")
         stop = Stop(FULL, start, self.n_lines, 0, 0)
         while stop.status == FULL:

@@ -96,10 +96,9 @@ def sgd(
     flat_users, flat_items, batch = _side(users), _side(items), batch_as_columns(batch)
     if not objective.is_least_squares or optimizer.name != "sgd" or rates.power:
         return _sgd(users, items, batch, intercept, objective, rates, optimizer)
-    n, rank = len(batch.ratings), users.factors.shape[1]
+    n, rank, penalty = len(batch.ratings), users.factors.shape[1], objective.penalty
     flat = batch._replace(user_means=batch.user_means.reshape(-1), item_means=batch.item_means.reshape(-1))
     scored, longest = Scored(*np.empty((4, n), np.float32)), max(_longest(batch.user_histories), _longest(batch.item_histories))
-    penalty = objective.penalty
     weights = cpu_sgd.Penalty(_scalar(penalty.user), _scalar(penalty.item), _scalar(penalty.bias), bool(penalty.weighted))
     numbers = _scalar(intercept), weights, cpu_sgd.Rates(*map(_scalar, rates[:3]))
     starts = np.array([0, n]) if apart is None else column(apart, np.int64)

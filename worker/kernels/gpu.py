@@ -87,7 +87,8 @@ def sgd(
     singular = length and not (penalty.user > 0 and penalty.item > 0 and (penalty.bias > 0 or not objective.biased))
     unknown = too_long(length) or (not is_plain(objective, optimizer) and too_wide(here.factors.shape[1]))
     if unknown or singular or here.missing or there.missing or of_users.missing or of_items.missing:
-        scored = _sgd_on_host(here, there, batch, intercept=intercept, objective=objective, rates=rates, optimizer=remembered)
+        how: dict[str, Any] = {"intercept": intercept, "objective": objective, "rates": rates, "optimizer": remembered}
+        scored = _sgd_on_host(here, there, batch, **how, apart=apart)
     else:
         scored = _sgd(here, there, batch, intercept, objective, rates, remembered)
     _return(here, users)
@@ -231,6 +232,7 @@ def _sgd_on_host(
     objective: Objective,
     rates: Rates,
     optimizer: Optimizer,
+    apart: I64 | None = None,
 ) -> Scored:
     """Let the CPU learn, and take what it changed."""
     of_users, of_items = gpu_moments.of_both(optimizer)
@@ -245,6 +247,7 @@ def _sgd_on_host(
         objective=objective,
         rates=rates,
         optimizer=optimizer._replace(users=Moments(*of_users), items=Moments(*of_items)),
+        apart=apart,
     )
     for one, rows in held:
         one.send(rows)
