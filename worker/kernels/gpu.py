@@ -1,7 +1,7 @@
 """The kernels for an NVIDIA GPU, in Triton and torch; see `api.Kernels` for what they do. Without a GPU they run interpreted.
 
 Tables stay on the device (`Resident`) and come back to the host when somebody reads them there. What these kernels do not do, the
-CPU's do in their place (`devices.unsupported` says what that is), as they do where the device has no memory left.
+CPU's do in their place (`devices` says what that is), as they do where the device has no memory left.
 """
 
 from __future__ import annotations
