@@ -37,9 +37,9 @@ from factorstream.worker.kernels.terms import (
     MOST,
     MOST_PART,
     N_TERMS,
+    NOISE_PSEUDO_COUNT,
     NOISE_SHARE,
     PRODUCT,
-    PRODUCT_WHILE_SHORT,
     STEADY_BURST,
     STEADY_FIVE,
     THIRTY,
@@ -52,11 +52,13 @@ from factorstream.worker.kernels.terms import (
     U_LAST,
     U_MINUTE,
     U_POWER,
+    U_RESIDUALS,
     U_THIRTY,
     USER_BIAS,
     USER_BIAS_WHILE_SHORT,
     USER_COUNT,
     USER_IS_NEW,
+    USER_NOISE,
     WANDER,
 )
 
@@ -86,7 +88,7 @@ def calibrate(memory: Any, scored: Any, batch: Any, times: Any, spread: float, f
         u, i = memory.users[user], memory.items[item]
         age_user(u, now, memory.user_ms[user])
         age_item(i, now, memory.item_ms[item])
-        fill_terms(g, u, i, n, m, b / spread, c / spread, d / spread, spread)
+        fill_terms(g, u, i, n, m, b / spread, c / spread, d / spread, spread, memory.noise[0])
         errors[j] = whole - spread * correct(memory, g, whole / spread, first, gain)
         remember(u, i, within(error / spread, MOST), b / spread, c / spread, spread)
         memory.user_ms[user] = max(memory.user_ms[user], now)
@@ -139,12 +141,13 @@ def grown(count: Int) -> float:
 
 
 @inlined
-def fill_terms(g: Any, u: Any, i: Any, n: Int, m: Int, b: float, c: float, d: float, spread: float) -> None:
-    """Fill *g*; b, c and d are in spreads."""
+def fill_terms(g: Any, u: Any, i: Any, n: Int, m: Int, b: float, c: float, d: float, spread: float, noise: float) -> None:
+    """Fill *g*; b, c and d are in spreads, *noise* in squared ones."""
     b, c, d = within(b, MOST_PART), within(c, MOST_PART), within(d, MOST_PART)
     g[LEVEL] = 1
     g[PRODUCT], g[USER_BIAS], g[ITEM_BIAS] = d, b, c
-    g[PRODUCT_WHILE_SHORT] = d / (1 + n / 20.0)
+    own_noise = (u[U_POWER] + NOISE_PSEUDO_COUNT * noise) / (u[U_RESIDUALS] + NOISE_PSEUDO_COUNT)
+    g[USER_NOISE] = within(own_noise - noise, MOST)
     g[USER_BIAS_WHILE_SHORT] = b / (1 + n / 5.0)
     g[ITEM_BIAS_WHILE_SHORT] = c / (1 + m / 5.0)
     g[USER_COUNT], g[USER_IS_NEW] = grown(n), 1 / (1.0 + n)
@@ -208,3 +211,4 @@ def remember(u: Any, i: Any, residual: float, b: float, c: float, spread: float)
     u[U_LAGGED] += residual * u[U_LAST]
     u[U_POWER] += residual * residual
     u[U_LAST] = residual
+    u[U_RESIDUALS] += 1

@@ -19,18 +19,21 @@ from factorstream.worker.kernels.compiled import Int, bare, inlined, inner
 from factorstream.worker.kernels.cpu_fold import padded
 from factorstream.worker.kernels.simd import (
     LANES,
+    add_first,
+    add_half_tile,
     add_scaled,
-    add_scaled_squares,
-    add_tile,
     all_finite,
     ask_to_read,
     ask_to_write,
     clear,
     copy,
+    copy_bordered,
     copy_padded,
+    copy_scaled,
     dot,
     eliminate_below,
     lay_row,
+    substitute_all,
     take_number,
 )
 
@@ -82,7 +85,7 @@ class Room(NamedTuple):
     panel: NDArray[np.float32]
     """``(PANEL, padded(K + 2))``: other rows as ``[v, 1, y]``."""
     gram: NDArray[np.float32]
-    """``(padded(K + 2), padded(K + 2))``."""
+    """``(padded(K + 2), padded(K + 2))``: products summed; rows of factors and the bias alone, from the diagonal on."""
     seen: NDArray[np.float32]
     """``(outlook_width,)``: the sum of the other rows' outlooks."""
 
@@ -254,7 +257,7 @@ def gather(other: Tables, histories: Any, begin: Int, end: Int, intercept: Any, 
     size, vector, width = rank + 1, padded(rank + 2), 3 * rank + 2
     clear(room.gram, 0, vector * vector)
     clear(room.seen, 0, width)
-    squares = 0.0
+    squares, total = 0.0, 0.0
     for first in range(begin, end, PANEL):
         stop = min(first + PANEL, end)
         for t in range(first, stop):
@@ -265,14 +268,14 @@ def gather(other: Tables, histories: Any, begin: Int, end: Int, intercept: Any, 
                 ask_to_read(other.outlook, ahead * width, width)
             row, place = np.int64(histories.others[t]), (t - first) * vector
             y = histories.ratings[t] - intercept - other.biases[row]
-            copy_padded(other.factors, row * rank, rank, room.panel, place)
-            clear(room.panel, place + rank, vector - rank)
-            room.panel[place + rank], room.panel[place + size] = ONE, y
-            add_scaled(room.seen, 0, ONE, other.outlook, row * width, width)
+            copy_bordered(other.factors, row * rank, rank, ONE, y, room.panel, place)
+            add_first(room.seen, 0, ONE, other.outlook, row * width, width)
             squares += np.float64(y) * np.float64(y)
-        for i in range(0, vector, LANES):
-            for k in range(i, vector, LANES):
-                add_tile(room.panel, stop - first, vector, i, k, room.gram, 0)
+            total += np.float64(y)
+        for i in range(0, rank, LANES // 2):
+            for k in range(i & -LANES, vector, LANES):
+                add_half_tile(room.panel, stop - first, vector, i, k, room.gram, 0)
+    room.gram[rank * vector + rank], room.gram[rank * vector + size] = np.float32(end - begin), np.float32(total)
     at: Int = np.int64(0)
     for a in range(size):
         copy(room.gram, a * vector + a, size - a, room.system, at)
@@ -295,14 +298,9 @@ def solve(room: Any, count: Int, noise: Any, prior: Any, rank: int) -> bool:
     set_prior(room, count, prior, rank)
     fill(room, noise / prior.factors, noise / prior.bias, rank)
     eliminate(room, noise / prior.factors, noise / prior.bias, rank)
-    clear(room.solution, 0, vector)
-    clear(room.outlook, 0, 2 * rank + 1)
-    for k in range(size):
-        inverse = room.x[k]
-        add_scaled(room.solution, 0, inverse * room.work[k * vector + size], room.work, k * vector, k + 1)
-        add_scaled_squares(room.outlook, 0, noise * inverse, room.work, k * vector, min(k + 1, rank))
+    substitute_all(room.work, size, vector, room.x, noise, room.solution, room.outlook)
     inverse = noise * room.x[rank]
-    add_scaled(room.outlook, rank, inverse, room.work, rank * vector, rank)
+    copy_scaled(room.work, rank * vector, inverse, rank, room.outlook, rank)
     room.outlook[2 * rank] = inverse
     return (
         all_finite(room.solution, 0, size)
@@ -315,9 +313,9 @@ def solve(room: Any, count: Int, noise: Any, prior: Any, rank: int) -> bool:
 def set_prior(room: Any, count: Int, prior: Any, rank: int) -> None:
     """Set the prior's mean: the row's start, what the rows met add, and the level of its bias."""
     n = np.float32(count)
-    clear(room.prior, 0, rank + 1)
-    copy(room.solution, 0, rank, room.prior, 0)
-    add_scaled(room.prior, 0, ONE / np.sqrt(n + PSEUDO), room.system, triangle(rank) + rank + 1, rank + 1)
+    copy_padded(room.solution, 0, rank, room.prior, 0)
+    room.prior[rank] = np.float32(0)
+    add_first(room.prior, 0, ONE / np.sqrt(n + PSEUDO), room.system, triangle(rank) + rank + 1, rank + 1)
     room.prior[rank] += prior.level
     if prior.slope != 0:
         room.prior[rank] += prior.slope * np.log1p(n)
@@ -483,7 +481,7 @@ def explain_row(
     """Take the coordinate step of one row's effects."""
     size, width, met = rank + 1, equations_size(rank), triangle(rank) + rank + 1
     begin, end = histories.starts[j], histories.starts[j + 1]
-    clear(room.x, 0, size)
+    clear(room.x, 0, padded(size))
     squares = np.float32(0)
     for t in range(begin, end):
         if t + AHEAD < len(histories.others):
@@ -497,8 +495,8 @@ def explain_row(
             share, log = shares.roots[n], shares.logs[n]
         else:
             share, log = ONE / np.sqrt(np.float32(n) + PSEUDO), np.log1p(np.float32(n))
-        add_scaled(room.x, 0, share, other.factors, row_met * rank, rank)
-        add_scaled(room.x, 0, -share * share, other.equations, row_met * width + met, size)
+        add_first(room.x, 0, share, other.factors, row_met * rank, rank)
+        add_first(room.x, 0, -share * share, other.equations, row_met * width + met, size)
         room.x[rank] += share * (other.biases[row_met] - prior.level - prior.slope * log)
         squares += share * share
     effects = row * (3 * rank + 2) + 2 * rank + 1

@@ -24,7 +24,8 @@ def calibrate(memory: Memory, scored: Scored, batch: Batch, timestamps_ms: I64, 
         counts = tuple(max(int(column[j]) - 1, 0) for column in (batch.user_counts, batch.item_counts))
         u, i = memory.users[user], memory.items[item]
         _age(u, i, now - memory.user_ms[user], now - memory.item_ms[item])
-        g = _terms(u, i, counts, np.clip(np.array([b, c, d]) / spread, -terms.MOST_PART, terms.MOST_PART), spread)
+        parts = np.clip(np.array([b, c, d]) / spread, -terms.MOST_PART, terms.MOST_PART)
+        g = _terms(u, i, counts, parts, spread, float(memory.noise[0]))
         errors[j] = whole - spread * _correct(memory, g, whole / spread)
         residual = _within((whole - b - c - d) / spread)
         _remember_user(u, residual, residual * spread + np.clip(b, -terms.MOST_PART * spread, terms.MOST_PART * spread))
@@ -52,7 +53,7 @@ def _mean(sums: F32, at: int, bias: float, pseudo_count: float, spread: float) -
     return _within((total - bias * weight) / (weight + pseudo_count))
 
 
-def _terms(u: F32, i: F32, counts: tuple[int, ...], parts: F64, spread: float) -> F64:
+def _terms(u: F32, i: F32, counts: tuple[int, ...], parts: F64, spread: float, noise: float) -> F64:
     """Return g."""
     (n, m), (b, c, d), pseudo = counts, parts, terms.PSEUDO_COUNTS
     popularity = math.log1p(m) / 5
@@ -71,7 +72,10 @@ def _terms(u: F32, i: F32, counts: tuple[int, ...], parts: F64, spread: float) -
     ]
     steadiness = float(u[terms.U_LAGGED]) / (float(u[terms.U_POWER]) + pseudo["steady"])
     of_counts = [math.log1p(n) / 5, 1 / (1 + n), popularity, 1 / (1 + m)]
-    static = [1.0, d, b, c, d / (1 + n / 20), b / (1 + n / 5), c / (1 + m / 5), *of_counts]
+    own_noise = (float(u[terms.U_POWER]) + terms.NOISE_PSEUDO_COUNT * noise) / (
+        float(u[terms.U_RESIDUALS]) + terms.NOISE_PSEUDO_COUNT
+    )
+    static = [1.0, d, b, c, _within(own_noise - noise), b / (1 + n / 5), c / (1 + m / 5), *of_counts]
     session = [burst, minute, five, thirty, steadiness * burst, steadiness * five, b * five, c * five]
     by_popularity = [(popularity - terms.TYPICAL_COUNT) * five, (popularity - terms.TYPICAL_COUNT) * thirty]
     return np.array([*static, *session, *by_popularity, *recent])
@@ -103,6 +107,7 @@ def _remember_user(u: F32, residual: float, own: float) -> None:
     u[terms.U_LAGGED] += residual * u[terms.U_LAST]
     u[terms.U_POWER] += residual**2
     u[terms.U_LAST] = residual
+    u[terms.U_RESIDUALS] += 1
 
 
 def _remember_item(i: F32, own: float) -> None:

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
@@ -26,6 +26,9 @@ _I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _VECTOR = ir.VectorType(_FLOAT, LANES)
 _ZERO, _ONES = (ir.Constant(_VECTOR, [number] * LANES) for number in (0.0, 1.0))
 _LANE_NUMBERS = ir.Constant(ir.VectorType(_I32, LANES), list(range(LANES)))
+
+HAS_MASKS = bool(binding.get_host_cpu_features().get("avx512f"))
+"""Whether masked stores are instructions. AVX2's take tens of them each on some processors."""
 
 _loops = itertools.count()
 
@@ -43,6 +46,8 @@ class Emit:
 
     def __init__(self, context: Any, builder: Any) -> None:
         self.context, self.builder = context, builder
+        self.n_left: Value = None
+        """How many lanes the mask of a last vector lets through (`vectors`)."""
 
     def at(self, array_type: Any, array: Value, offset: Value) -> Value:
         """Return the address of ``array[offset]``."""
@@ -56,11 +61,30 @@ class Emit:
         return self.call(f"llvm.masked.load.v{LANES}f32.p0", _VECTOR, address, _I32(4), mask, _ZERO)
 
     def store(self, vector: Value, address: Value, mask: Value = None) -> None:
+        """Store `LANES` floats, or those that *mask*, one of `vectors`, lets through; others are not touched."""
         address = self.builder.bitcast(address, _VECTOR.as_pointer())
         if mask is None:
             self.builder.store(vector, address, align=4)
-        else:
+        elif HAS_MASKS:
             self.call(f"llvm.masked.store.v{LANES}f32.p0", ir.VoidType(), vector, address, _I32(4), mask)
+        else:
+            self._store_first(vector, address, self.n_left)
+
+    def _store_first(self, vector: Value, address: Value, n: Value) -> None:
+        """Store the first *n* lanes, fewer than all, in pieces of 8, 4, 2 and 1."""
+        builder, size = self.builder, LANES // 2
+        address = builder.bitcast(address, _FLOAT.as_pointer())
+        while size:
+            before = builder.block
+            with builder.if_then(builder.icmp_signed("!=", builder.and_(n, _I32(size)), _I32(0))):
+                lanes = ir.Constant(ir.VectorType(_I32, size), list(range(size)))
+                piece = builder.shuffle_vector(vector, vector, lanes)
+                builder.store(piece, builder.bitcast(address, piece.type.as_pointer()), align=4)
+                rest = self.shuffle(vector, vector, [(lane + size) % LANES for lane in range(LANES)])
+                following, inside = builder.gep(address, [_I64(size)]), builder.block
+            vector = self.merge((before, vector), (inside, rest))
+            address = self.merge((before, address), (inside, following))
+            size //= 2
 
     def splat(self, scalar: Value) -> Value:
         first = self.builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), scalar, _I32(0))
@@ -110,6 +134,7 @@ class Emit:
         before = builder.block
         with builder.if_then(builder.icmp_signed("<", whole, n)):
             left = builder.trunc(builder.sub(n, whole), _I32)
+            self.n_left = left
             first = builder.insert_element(ir.Constant(_LANE_NUMBERS.type, ir.Undefined), left, _I32(0))
             limit = builder.shuffle_vector(first, first, ir.Constant(_LANE_NUMBERS.type, [0] * LANES))
             results = body(whole, carried, builder.icmp_signed("<", _LANE_NUMBERS, limit))
@@ -272,6 +297,26 @@ def add_scaled_vector(typing: Any, y: Any, y_at: Any, scale: Any, x: Any, x_at: 
 
 
 @emitted
+def add_first(typing: Any, y: Any, y_at: Any, scale: Any, x: Any, x_at: Any, n: Any) -> Any:
+    """``y[y_at:y_at + n] += scale * x[x_at:x_at + n]``; y has room for ``padded(n)``: what is behind n is written as it was."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        p, q = emit.at(signature.args[0], args[0], args[1]), emit.at(signature.args[3], args[3], args[4])
+        factor = emit.splat(args[2])
+
+        def add(k: Value, _: Sequence[Value], mask: Value) -> Sequence[Value]:
+            address = builder.gep(p, [k])
+            emit.store(emit.multiply_add(factor, emit.load(builder.gep(q, [k]), mask), emit.load(address)), address)
+            return []
+
+        emit.vectors(args[5], [], add)
+        return context.get_dummy_value()
+
+    return types.void(y, types.int64, types.float32, x, types.int64, types.int64), codegen
+
+
+@emitted
 def all_finite(typing: Any, x: Any, x_at: Any, n: Any) -> Any:
     """Return whether ``x[x_at:x_at + n]`` is finite throughout."""
 
@@ -368,6 +413,28 @@ def copy_scaled(typing: Any, x: Any, x_at: Any, scale: Any, n: Any, y: Any, y_at
 
 
 @emitted
+def copy_bordered(typing: Any, x: Any, x_at: Any, n: Any, first: Any, second: Any, y: Any, y_at: Any) -> Any:
+    """``y[y_at:y_at + padded(n + 2)] = [*x[x_at:x_at + n], first, second]`` and zeros after it."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        p, q = emit.at(signature.args[0], args[0], args[1]), emit.at(signature.args[5], args[5], args[6])
+        n, behind = args[2], builder.add(args[2], _I64(1))
+        first, second = emit.splat(args[3]), emit.splat(args[4])
+
+        def copy(k: Value, _: Sequence[Value]) -> Sequence[Value]:
+            given = emit.load(builder.gep(p, [k]), builder.not_(emit.lanes_from(n, k)))
+            given = builder.select(emit.lane_is(n, k), first, given)
+            emit.store(builder.select(emit.lane_is(behind, k), second, given), builder.gep(q, [k]))
+            return []
+
+        emit.loop(builder.add(n, _I64(2)), LANES, [], copy)
+        return context.get_dummy_value()
+
+    return types.void(x, types.int64, types.int64, types.float32, types.float32, y, types.int64), codegen
+
+
+@emitted
 def copy(typing: Any, x: Any, x_at: Any, n: Any, y: Any, y_at: Any) -> Any:
     """``y[y_at:y_at + n] = x[x_at:x_at + n]``; the two do not overlap."""
 
@@ -386,24 +453,40 @@ def copy(typing: Any, x: Any, x_at: Any, n: Any, y: Any, y_at: Any) -> Any:
 
 
 @emitted
-def add_scaled_squares(typing: Any, y: Any, y_at: Any, scale: Any, x: Any, x_at: Any, n: Any) -> Any:
-    """``y[y_at:y_at + n] += scale * x[x_at:x_at + n] ** 2``."""
+def substitute_all(typing: Any, x: Any, n: Any, width: Any, inverses: Any, scale: Any, solution: Any, variances: Any) -> Any:
+    """Solve n equations that `eliminate_below` has gone through, their right-hand side in column n, and invert their diagonal.
+
+    With M the rows up to their diagonal, y the right-hand side and the pivots' *inverses*: ``solution = Mᵀ (inverses y)`` and
+    ``variances = scale Σ_k inverses[k] M[k]²``, both ``padded(n)``.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
         emit = Emit(context, builder)
-        p, q = emit.at(signature.args[0], args[0], args[1]), emit.at(signature.args[3], args[3], args[4])
-        factor = emit.splat(args[2])
+        _, n, width, _, scale, _, _ = args
+        first, inverses, solution, variances = (emit.at(signature.args[line], args[line], _I64(0)) for line in (0, 3, 5, 6))
 
-        def add(k: Value, _: Sequence[Value], mask: Value) -> Sequence[Value]:
-            address, value = builder.gep(p, [k]), emit.load(builder.gep(q, [k]), mask)
-            square = builder.fmul(value, value)
-            emit.store(emit.multiply_add(factor, square, emit.load(address, mask)), address, mask)
+        def substitute(c: Value, _: Sequence[Value]) -> Sequence[Value]:
+            def add(i: Value, sums: Sequence[Value]) -> Sequence[Value]:
+                k = builder.add(i, c)  # rows above have nothing in these columns
+                row, inverse = builder.gep(first, [builder.mul(k, width)]), builder.load(builder.gep(inverses, [k]))
+                below = builder.not_(emit.lanes_from(builder.add(k, _I64(1)), c))
+                taken = emit.load(builder.gep(row, [c]), below)
+                share = builder.fmul(inverse, builder.load(builder.gep(row, [n])))
+                weight = emit.splat(builder.fmul(scale, inverse))
+                return [
+                    emit.multiply_add(emit.splat(share), taken, sums[0]),
+                    emit.multiply_add(weight, builder.fmul(taken, taken), sums[1]),
+                ]
+
+            sums = emit.loop(builder.sub(n, c), 1, [_ZERO] * 2, add)
+            for total, target in zip(sums, (solution, variances), strict=True):
+                emit.store(total, builder.gep(target, [c]))
             return []
 
-        emit.vectors(args[5], [], add)
+        emit.loop(n, LANES, [], substitute)
         return context.get_dummy_value()
 
-    return types.void(y, types.int64, types.float32, x, types.int64, types.int64), codegen
+    return types.void(x, types.int64, types.int64, inverses, types.float32, solution, variances), codegen
 
 
 @emitted
@@ -490,32 +573,39 @@ def clear(typing: Any, x: Any, x_at: Any, n: Any) -> Any:
     return types.void(x, types.int64, types.int64), codegen
 
 
-@emitted
-def add_tile(typing: Any, packed: Any, n: Any, width: Any, i: Any, j: Any, out: Any, out_at: Any) -> Any:
-    """``out[i + a, j + c] += Σ packed[t, i + a] packed[t, j + c]`` over n rows t, for a, c < `LANES`.
+def _add_tile(height: int) -> Callable[..., Any]:
+    def add_tile(typing: Any, packed: Any, n: Any, width: Any, i: Any, j: Any, out: Any, out_at: Any) -> Any:
+        """``out[i + a, j + c] += Σ packed[t, i + a] packed[t, j + c]`` over n rows t, for a < `LANES` and c < `LANES`.
 
-    *packed* and *out* have rows of *width*; *out*'s first begins at *out_at*. The sums stay in registers until the end.
-    """
+        *packed* and *out* have rows of *width*; *out*'s first begins at *out_at*. The sums stay in registers until the end.
+        """
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
-        emit = Emit(context, builder)
-        packed, (_, n, width, i, j, _, out_at) = emit.at(signature.args[0], args[0], _I64(0)), args
-        left, right = builder.gep(packed, [i]), builder.gep(packed, [j])
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+            emit = Emit(context, builder)
+            packed, (_, n, width, i, j, _, out_at) = emit.at(signature.args[0], args[0], _I64(0)), args
+            left, right = builder.gep(packed, [i]), builder.gep(packed, [j])
 
-        def add(t: Value, sums: Sequence[Value]) -> Sequence[Value]:
-            start = builder.mul(t, width)
-            row, first = emit.load(builder.gep(right, [start])), builder.gep(left, [start])
-            factors = [emit.splat(builder.load(builder.gep(first, [_I64(lane)]))) for lane in range(LANES)]
-            return [emit.multiply_add(factor, row, total) for factor, total in zip(factors, sums, strict=True)]
+            def add(t: Value, sums: Sequence[Value]) -> Sequence[Value]:
+                start = builder.mul(t, width)
+                row, first = emit.load(builder.gep(right, [start])), builder.gep(left, [start])
+                factors = [emit.splat(builder.load(builder.gep(first, [_I64(lane)]))) for lane in range(height)]
+                return [emit.multiply_add(factor, row, total) for factor, total in zip(factors, sums, strict=True)]
 
-        sums = emit.loop(n, 1, [_ZERO] * LANES, add)
-        corner = emit.at(signature.args[5], args[5], builder.add(out_at, builder.add(builder.mul(i, width), j)))
-        for lane, total in enumerate(sums):
-            address = builder.gep(corner, [builder.mul(_I64(lane), width)])
-            emit.store(builder.fadd(emit.load(address), total), address)
-        return context.get_dummy_value()
+            sums = emit.loop(n, 1, [_ZERO] * height, add)
+            corner = emit.at(signature.args[5], args[5], builder.add(out_at, builder.add(builder.mul(i, width), j)))
+            for lane, total in enumerate(sums):
+                address = builder.gep(corner, [builder.mul(_I64(lane), width)])
+                emit.store(builder.fadd(emit.load(address), total), address)
+            return context.get_dummy_value()
 
-    return types.void(packed, *[types.int64] * 4, out, types.int64), codegen
+        return types.void(packed, *[types.int64] * 4, out, types.int64), codegen
+
+    return emitted(add_tile)
+
+
+add_tile = _add_tile(LANES)
+add_half_tile = _add_tile(LANES // 2)
+"""The same for half as many rows, whose sums fit into AVX2's registers."""
 
 
 @emitted

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
     PRODUCT,  # d
     USER_BIAS,  # b
     ITEM_BIAS,  # c
-    PRODUCT_WHILE_SHORT,  # d / (1 + n / 20)
+    USER_NOISE,  # the mean square of the user's residuals, less that of all
     USER_BIAS_WHILE_SHORT,  # b / (1 + n / 5)
     ITEM_BIAS_WHILE_SHORT,  # c / (1 + m / 5)
     USER_COUNT,  # log(1 + n) / 5
@@ -43,8 +43,9 @@ from numpy.typing import NDArray
     N_TERMS,
 ) = range(25)
 
-U_BURST, U_MINUTE, U_FIVE, U_THIRTY, U_LAGGED, U_POWER, U_LAST, USER_COLUMNS = 0, 2, 4, 6, 8, 9, 10, 11
-"""Columns of a user's memory: sums and weights side by side; Σ of neighbouring residuals' products, of squares; the last one."""
+U_BURST, U_MINUTE, U_FIVE, U_THIRTY, U_LAGGED, U_POWER, U_LAST, U_RESIDUALS, USER_COLUMNS = 0, 2, 4, 6, 8, 9, 10, 11, 12
+"""Columns of a user's memory: sums and weights side by side; Σ of neighbouring residuals' products, of squares; the last;
+their number."""
 I_HOUR, I_DAY, I_TWENTY, ITEM_COLUMNS = 0, 2, 4, 6
 
 BURST_MS, MINUTE_MS, HOUR_MS, DAY_MS = 500, 60_000.0, 3_600_000.0, 86_400_000.0
@@ -52,6 +53,8 @@ KEEP_FIVE, KEEP_TWENTY, KEEP_THIRTY = math.exp(-1 / 5), math.exp(-1 / 20), math.
 """What a rating leaves of a sum over the last so many."""
 
 PSEUDO_COUNTS = {"burst": 2.0, "minute": 4.0, "five": 4.0, "thirty": 10.0, "hour": 4.0, "day": 4.0, "twenty": 10.0, "steady": 5.0}
+NOISE_PSEUDO_COUNT = 2.0
+"""Residuals as large as all users' that a user is taken to have had beside its own."""
 TYPICAL_COUNT = 0.6
 """Of log(1 + m) / 5."""
 

@@ -123,8 +123,7 @@ def published(model: Model, side: int, rows: NDArray[np.int64], factors: F32, bi
     weights = part.memory.weights
     if side == USERS:
         counts = _counts(model.ratings.user_counts, rows)
-        scaled = factors * _factor_scales(weights, counts)[:, None]
-        return scaled.astype(np.float32), _user_biases(weights, counts, biases, spread)
+        return (factors * weights[terms.PRODUCT]).astype(np.float32), _user_biases(part, rows, counts, biases, spread)
     counts = _counts(model.ratings.item_counts, rows)
     return factors, _item_biases(part, rows, counts, biases, spread)
 
@@ -134,16 +133,10 @@ def published_variances(model: Model, side: int, rows: NDArray[np.int64], factor
     weights = part_of(model).memory.weights
     if side == USERS:
         counts = _counts(model.ratings.user_counts, rows)
-        factors = (factors * _factor_scales(weights, counts)[:, None] ** 2).astype(np.float32)
+        factors = (factors * weights[terms.PRODUCT] ** 2).astype(np.float32)
         return factors, (biases * _user_bias_scales(weights, counts) ** 2).astype(np.float32)
     counts = _counts(model.ratings.item_counts, rows)
     return factors, (biases * _item_bias_scales(weights, counts) ** 2).astype(np.float32)
-
-
-def _factor_scales(weights: F64, counts: F64) -> F64:
-    """Return what users' factors are multiplied by."""
-    scales: F64 = weights[terms.PRODUCT] + weights[terms.PRODUCT_WHILE_SHORT] / (1 + counts / 20)
-    return scales
 
 
 def _user_bias_scales(weights: F64, counts: F64) -> F64:
@@ -164,8 +157,12 @@ def _counts(held: I32, rows: NDArray[np.int64]) -> F64:
     return counts
 
 
-def _user_biases(weights: F64, counts: F64, biases: F32, spread: float) -> F32:
+def _user_biases(part: Calibrator, rows: NDArray[np.int64], counts: F64, biases: F32, spread: float) -> F32:
+    weights, memory = part.memory.weights, part.memory
     level = weights[terms.LEVEL] + weights[terms.USER_COUNT] * np.log1p(counts) / 5 + weights[terms.USER_IS_NEW] / (1 + counts)
+    power, n_residuals = memory.users[rows][:, [terms.U_POWER, terms.U_RESIDUALS]].astype(np.float64).T
+    excess = (power - memory.noise[0] * n_residuals) / (n_residuals + terms.NOISE_PSEUDO_COUNT)
+    level = level + weights[terms.USER_NOISE] * np.clip(excess, -terms.MOST, terms.MOST)
     return np.asarray(biases * _user_bias_scales(weights, counts) + spread * level, np.float32)
 
 

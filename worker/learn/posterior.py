@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels.api import F32, F64, Histories, Kernels, Scored
-from factorstream.worker.kernels.beliefs import Beliefs, Filters, Prior, Smoothed, equations_width, outlook_width
+from factorstream.worker.kernels import tallies
+from factorstream.worker.kernels.api import F32, F64, Kernels, Scored
+from factorstream.worker.kernels.beliefs import Beliefs, Filters, Prior, equations_width, outlook_width
 from factorstream.worker.kernels.memory import reserve
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.learn.sgd import batch_of
@@ -23,6 +24,9 @@ from factorstream.worker.model.ratings import Accepted
 
 REWORK = 1024
 """Rows with at most so many ratings are solved at once when one of these is replaced or taken back; others wait for the sweep."""
+
+MOST_VISITS = 1_000_000
+"""Ratings of such rows that are visited at once when one row is forgotten."""
 
 DEVIATION = 0.3
 """Of an item's first factors, in √spread."""
@@ -39,6 +43,11 @@ RIDGE = 20.0
 
 SURPRISE_RATINGS, SURPRISE_BOUNDS, MOST_SURPRISE = 1000.0, (0.5, 4.0), 25.0
 """Of the factor by which variances of predictions are corrected: what 1 counts in it, its bounds, and the most of one error."""
+
+
+PRODUCT_RATINGS, SURE, LAG, MOST_SPREADS = 1000.0, 9.0, 0.05, 4.0
+"""Of the slope of errors over products: ratings before it is looked at, the squared standard errors that say nothing, what sweeps
+that lag behind the ratings leave of it, and what one error or product counts as at most."""
 
 
 class Estimates(NamedTuple):
@@ -69,7 +78,7 @@ class Estimates(NamedTuple):
 
 
 ROWS, RATINGS, MISFIT, FACTOR_SURPRISE, BIAS_SURPRISE, W, WN, WNN, WT, WNT = range(10)
-"""Sums of a side's sweep: counts, those of `Smoothed`, and of ``w, w n, w n², w t, w n t`` (weight, ln (1 + count), target)."""
+"""Sums of a side's sweep (`tallies.add_rows`)."""
 
 
 class Remembered:
@@ -85,6 +94,8 @@ class Remembered:
         self.sums: F64 = np.zeros((2, 10))
         self.surprises: F64 = np.zeros(2)
         """Sum and number of squares of errors, relative to what was expected, since the last sweep."""
+        self.products: F64 = np.zeros(4)
+        """Sums of errors and products (`tallies.add_products`), since the slope was looked at last."""
 
     def grow(self, side: int, n: int, prior: Prior) -> None:
         """Have at least *n* rows of *side*; new ones are as uncertain as *prior*."""
@@ -119,6 +130,7 @@ class Remembered:
             "estimates": np.append([noise, surprise], np.concatenate(others)),
             "sums": self.sums,
             "surprises": self.surprises,
+            "products": self.products,
         }
 
     def restore(self, tables: Mapping[str, NDArray[Any]]) -> None:
@@ -130,14 +142,8 @@ class Remembered:
             beliefs.send(slice(0, len(outlook)))
         noise, surprise, *others = tables["estimates"].tolist()
         self.estimates = Estimates(noise, surprise, *np.array(others).reshape(4, 2))
-        self.sums[:], self.surprises[:] = tables["sums"], tables["surprises"]
-
-    def add_surprises(self, errors: F32, variances: F32) -> None:
-        """Count errors with what their squares were expected to be; NaN is no error."""
-        relative = (errors.astype(np.float64) ** 2 / variances)[~np.isnan(errors)]
-        # cumsum: strictly one after another, so that the bits do not depend on the cuts
-        self.surprises[0] = np.cumsum(np.append(self.surprises[0], np.minimum(relative, MOST_SURPRISE)))[-1]
-        self.surprises[1] += len(relative)
+        for name, sums in (("sums", self.sums), ("surprises", self.surprises), ("products", self.products)):
+            sums[:] = tables[name]
 
 
 def _beliefs(rank: int) -> Beliefs:
@@ -180,7 +186,8 @@ class Posterior:
             item_prior=part.estimates.prior(ITEMS, level),
         )
         scored = Scored(foreseen.errors, foreseen.user_biases, foreseen.item_biases, foreseen.products)
-        part.add_surprises(foreseen.errors, foreseen.variances)
+        tallies.add_surprises(foreseen.errors, foreseen.variances, MOST_SURPRISE, part.surprises)
+        tallies.add_products(foreseen.errors, foreseen.products, level.spread, MOST_SPREADS, part.products)
         variances = foreseen.variances * np.float32(part.estimates.surprise)
         return Tested(accepted.ratings, foreseen.errors, scored, variances=variances)
 
@@ -214,17 +221,23 @@ class Posterior:
             bias_ridge=RIDGE / level.spread**2,
             prior=part.estimates.prior(1 - side, level),
         )
-        part.sums[side] += sums_of(told, histories, level.spread)
+        tallies.add_rows(np.column_stack(told), histories.starts, level.spread, part.sums[side])
         return told.gains
 
     def forget(self, model: Model, side: int, row: int, others: NDArray[np.int32]) -> None:
-        """What is remembered of rows is what solving makes anew."""
+        """Take the ratings out of what *others* know, too, as far as these hold at most `REWORK` and a turn bears it."""
+        counts = model.ratings.item_counts[others] if side == USERS else model.ratings.user_counts[others]
+        short = counts <= REWORK
+        bearable = np.cumsum(counts[short], dtype=np.int64) <= MOST_VISITS
+        self.solve(model, 1 - side, others[short][bearable])
 
     def end_sweep(self, model: Model) -> None:
         """Estimate noise and priors from the sweep's sums."""
         part = remembered(model)
-        part.estimates = estimated(part.estimates, part.sums, part.surprises, model.rank)
+        part.estimates = estimated(part.estimates, part.sums, part.surprises, growth(part.products), model.rank)
         part.sums[:], part.surprises[:] = 0, 0
+        if part.products[0] >= PRODUCT_RATINGS:
+            part.products[:] = 0
 
     def readout(self, model: Model, side: int, rows: NDArray[np.int64]) -> tuple[F32, F32]:
         """Return the rows' means."""
@@ -260,35 +273,30 @@ def variances(model: Model, side: int, rows: NDArray[np.int64]) -> tuple[F32, F3
     return factors, biases
 
 
-def sums_of(told: Smoothed, histories: Histories, spread: float) -> F64:
-    """Return what a block adds to the sums of its side, in units of the spread."""
-    counts = np.diff(histories.starts)
-    held = (counts > 0) & np.isfinite(told.misfits)
-    n, logs = counts[held], np.log1p(counts[held])
-    weights, targets = told.bias_weights[held] * spread**2, told.bias_targets[held] / spread
-    columns = (
-        np.ones(len(n)),
-        n,
-        told.misfits[held] / spread**2,
-        told.factor_surprises[held] / spread,
-        told.bias_surprises[held] / spread**2,
-        weights,
-        weights * logs,
-        weights * logs**2,
-        weights * targets,
-        weights * logs * targets,
-    )
-    return np.array([float(column.sum()) for column in columns])
+def growth(products: F64) -> float:
+    """Return what both variances of factors are to be multiplied by, 1 to 2.
+
+    Errors that still go along with the products say that these are too small. Once factors are near zero nothing else does: what
+    is estimated from them says that zero is where they belong.
+    """
+    n, along, squares, errors = products.tolist()
+    doubt, sure = SURE * errors * squares, n * along**2
+    if n < PRODUCT_RATINGS or along <= LAG * squares or doubt >= sure or not squares:
+        return 1.0
+    return 1.0 + min((along / squares - LAG) * (1.0 - doubt / sure), 1.0)
 
 
-def estimated(before: Estimates, sums: F64, surprises: F64, rank: int) -> Estimates:
-    """Return the estimates that a sweep's *sums*, ``(2, 10)``, lead to, each tempered by what it started from."""
+def estimated(before: Estimates, sums: F64, surprises: F64, grown: float, rank: int) -> Estimates:
+    """Return the estimates that a sweep's *sums*, ``(2, 10)``, lead to, each tempered by what it started from.
+
+    Variances of factors are *grown* times that.
+    """
     surprise = (surprises[0] + SURPRISE_RATINGS) / (surprises[1] + SURPRISE_RATINGS)
     noise = (sums[ITEMS, MISFIT] + NOISE_RATINGS * NOISE) / (sums[ITEMS, RATINGS] + NOISE_RATINGS)
     factors, biases = before.factors.copy(), before.biases.copy()
     levels, slopes = np.zeros(2), np.zeros(2)
     for side in (USERS, ITEMS):
-        factors[side] = _variance(sums[side, FACTOR_SURPRISE] / rank, sums[side, ROWS], FACTORS[side], FACTOR_ROWS)
+        factors[side] = _variance(sums[side, FACTOR_SURPRISE] / rank, sums[side, ROWS], FACTORS[side], FACTOR_ROWS, grown)
         biases[side] = _variance(sums[side, BIAS_SURPRISE], sums[side, ROWS], BIASES[side], BIAS_ROWS)
         w, wn, wnn, wt, wnt = sums[side, W:] + np.array([1.0, 0.0, 1.0, 0.0, 0.0])
         slopes[side] = (w * wnt - wn * wt) / (w * wnn - wn * wn)
@@ -297,6 +305,6 @@ def estimated(before: Estimates, sums: F64, surprises: F64, rank: int) -> Estima
     return Estimates(float(noise), float(surprise), factors, biases, levels, slopes)
 
 
-def _variance(surprise: float, n: float, start: float, n_start: float) -> float:
-    """Return the mean of *n* squares that sum to *surprise* and *n_start* times *start*, bounded."""
-    return float(np.clip((surprise + n_start * start) / (n + n_start), start / RANGE, start * RANGE))
+def _variance(surprise: float, n: float, start: float, n_start: float, grown: float = 1.0) -> float:
+    """Return the mean of *n* squares that sum to *surprise* and *n_start* times *start*, times *grown*, bounded."""
+    return float(np.clip(grown * (surprise + n_start * start) / (n + n_start), start / RANGE, start * RANGE))

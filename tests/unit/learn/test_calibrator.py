@@ -40,14 +40,13 @@ def learned(*streams):
 def test_readers_get_the_calibrated_score_but_for_the_users_session():
     model, learner = learned(events(1, 3000))
     rule, part = learner.rule, part_of(model)
-    memory = part.memory._replace(users=np.zeros((20, terms.USER_COLUMNS), np.float32))  # no session
     users, items = np.arange(20, dtype=np.int32), np.arange(20, dtype=np.int32) + 5
     scored, accepted = asked(model, users, items)
     (u, b), (v, c) = (rule.readout(model, side, rows.astype(np.int64)) for side, rows in ((USERS, users), (ITEMS, items)))
     predictions = (u * v).sum(axis=1) + b + c
     for j in range(20):  # one at a time: each learns, and the memory is shared
-        one = memory._replace(**{name: np.array(table) for name, table in part.tables().items() if name != "users"})
-        one.users[:] = 0
+        one = part.memory._replace(**{name: np.array(table) for name, table in part.tables().items()})
+        one.users[:, : terms.U_LAGGED] = 0  # no session
         single = slice(j, j + 1)
         event = batch_of(accepted)
         event = event._replace(**{name: getattr(event, name)[single] for name in event._fields[:5]})

@@ -9,7 +9,7 @@ from factorstream.worker import kernels
 from factorstream.worker.config import load
 from factorstream.worker.evaluation import evaluate
 from factorstream.worker.learn.learner import Learner, new_model
-from factorstream.worker.learn.posterior import Estimates, estimated, remembered
+from factorstream.worker.learn.posterior import Estimates, estimated, growth, remembered
 from factorstream.worker.model.journal import Events, Kind
 from factorstream.worker.model.model import ITEMS, USERS
 from factorstream.worker.wiring import learning_of
@@ -40,10 +40,12 @@ def events_of(entries):
 
 
 def entries(max_size=40):
+    """Ratings, now and then one taken back, or a user or an item forgotten."""
     rows, ratings = st.integers(0, 4), st.sampled_from([1.0, 2.0, 5.0])
     rate = st.tuples(st.just(Kind.RATE), rows, rows, ratings)
     unrate = st.tuples(st.just(Kind.UNRATE), rows, rows, st.just(np.nan))
-    return st.lists(st.one_of(rate, rate, rate, unrate), min_size=1, max_size=max_size)
+    forget = st.tuples(st.sampled_from([Kind.FORGET_USER, Kind.REMOVE_ITEM]), rows, rows, st.just(np.nan))
+    return st.lists(st.one_of(rate, rate, rate, rate, rate, unrate, forget), min_size=1, max_size=max_size)
 
 
 @given(entries())
@@ -85,7 +87,7 @@ def test_what_it_remembers_is_what_its_tables_say():
 
 def test_a_sweep_without_ratings_leaves_the_estimates_where_they_begin():
     first = Estimates.first()
-    after = estimated(first, np.zeros((2, 10)), np.zeros(2), 8)
+    after = estimated(first, np.zeros((2, 10)), np.zeros(2), 1.0, 8)
     for now, then in zip(after, first, strict=True):
         np.testing.assert_allclose(now, then)
 
@@ -93,10 +95,23 @@ def test_a_sweep_without_ratings_leaves_the_estimates_where_they_begin():
 def test_estimates_stay_within_bounds_whatever_a_sweep_says():
     sums = np.full((2, 10), 1e12)
     sums[:, 5:] = 1.0
-    after = estimated(Estimates.first(), sums * [[1], [1e6]], np.array([1e9, 1.0]), 8)
+    after = estimated(Estimates.first(), sums * [[1], [1e6]], np.array([1e9, 1.0]), 2.0, 8)
     assert all(np.isfinite(value).all() for value in after)
     assert after.noise <= 2
     assert after.surprise <= 4
+
+
+@given(st.tuples(st.floats(0, 1e6), st.floats(-1e6, 1e6), st.floats(0, 1e6), st.floats(0, 1e6)))
+def test_variances_of_factors_grow_at_most_twofold(products):
+    assert 1 <= growth(np.array(products)) <= 2
+
+
+def test_variances_of_factors_grow_while_errors_surely_go_along_with_products():
+    """Sums over 10,000 ratings whose errors have a variance of 1, with products of a tenth of that deviation."""
+    assert growth(np.array([10_000, 50.0, 100.0, 10_000.0])) > 1.25
+    assert growth(np.array([10_000, 20.0, 100.0, 10_000.0])) == 1  # two standard errors
+    assert growth(np.array([10_000, -50.0, 100.0, 10_000.0])) == 1
+    assert growth(np.array([999, 50.0, 100.0, 999.0])) == 1
 
 
 @pytest.mark.parametrize("spread", [0.0, 1e-3, 1e3])
