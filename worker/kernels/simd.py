@@ -30,6 +30,9 @@ _LANE_NUMBERS = ir.Constant(ir.VectorType(_I32, LANES), list(range(LANES)))
 HAS_MASKS = bool(binding.get_host_cpu_features().get("avx512f"))
 """Whether masked stores are instructions. AVX2's take tens of them each on some processors."""
 
+STRIP = LANES if HAS_MASKS else 4
+"""Rows of a tile whose sums fit into the registers: 32 of AVX-512, 16 half as wide of AVX2."""
+
 _loops = itertools.count()
 
 Value = Any
@@ -575,27 +578,31 @@ def clear(typing: Any, x: Any, x_at: Any, n: Any) -> Any:
 
 def _add_tile(height: int) -> Callable[..., Any]:
     def add_tile(typing: Any, packed: Any, n: Any, width: Any, i: Any, j: Any, out: Any, out_at: Any) -> Any:
-        """``out[i + a, j + c] += Σ packed[t, i + a] packed[t, j + c]`` over n rows t, for a < `LANES` and c < `LANES`.
+        """``out[i + a, j + c] += Σ packed[t, i + a] packed[t, j + c]`` over n rows t, for a < height and c < `LANES`.
 
-        *packed* and *out* have rows of *width*; *out*'s first begins at *out_at*. The sums stay in registers until the end.
+        *packed* and *out* have rows of *width*; *out*'s first begins at *out_at*. `STRIP` rows of sums at a time stay in registers.
         """
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
             emit = Emit(context, builder)
             packed, (_, n, width, i, j, _, out_at) = emit.at(signature.args[0], args[0], _I64(0)), args
             left, right = builder.gep(packed, [i]), builder.gep(packed, [j])
-
-            def add(t: Value, sums: Sequence[Value]) -> Sequence[Value]:
-                start = builder.mul(t, width)
-                row, first = emit.load(builder.gep(right, [start])), builder.gep(left, [start])
-                factors = [emit.splat(builder.load(builder.gep(first, [_I64(lane)]))) for lane in range(height)]
-                return [emit.multiply_add(factor, row, total) for factor, total in zip(factors, sums, strict=True)]
-
-            sums = emit.loop(n, 1, [_ZERO] * height, add)
             corner = emit.at(signature.args[5], args[5], builder.add(out_at, builder.add(builder.mul(i, width), j)))
-            for lane, total in enumerate(sums):
-                address = builder.gep(corner, [builder.mul(_I64(lane), width)])
-                emit.store(builder.fadd(emit.load(address), total), address)
+
+            def add(strip: range) -> Callable[[Value, Sequence[Value]], Sequence[Value]]:
+                def add_row(t: Value, sums: Sequence[Value]) -> Sequence[Value]:
+                    start = builder.mul(t, width)
+                    row, first = emit.load(builder.gep(right, [start])), builder.gep(left, [start])
+                    factors = [emit.splat(builder.load(builder.gep(first, [_I64(line)]))) for line in strip]
+                    return [emit.multiply_add(factor, row, total) for factor, total in zip(factors, sums, strict=True)]
+
+                return add_row
+
+            for top in range(0, height, STRIP):
+                strip = range(top, min(top + STRIP, height))
+                for line, total in zip(strip, emit.loop(n, 1, [_ZERO] * len(strip), add(strip)), strict=True):
+                    address = builder.gep(corner, [builder.mul(_I64(line), width)])
+                    emit.store(builder.fadd(emit.load(address), total), address)
             return context.get_dummy_value()
 
         return types.void(packed, *[types.int64] * 4, out, types.int64), codegen
@@ -605,7 +612,7 @@ def _add_tile(height: int) -> Callable[..., Any]:
 
 add_tile = _add_tile(LANES)
 add_half_tile = _add_tile(LANES // 2)
-"""The same for half as many rows, whose sums fit into AVX2's registers."""
+"""The same for half as many rows."""
 
 
 @emitted

@@ -28,7 +28,8 @@ def add_products(errors: Any, products: Any, spread: float, most: float, sums: A
     Each counts as at most *most* spreads.
     """
     for j in range(len(errors)):
-        error, product = np.float64(errors[j]) / spread, np.float64(products[j]) / spread
+        error: float = np.float64(errors[j]) / spread
+        product: float = np.float64(products[j]) / spread
         if not math.isnan(error):
             error, product = min(max(error, -most), most), min(max(product, -most), most)
             sums[0] += 1

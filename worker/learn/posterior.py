@@ -279,7 +279,7 @@ def growth(products: F64) -> float:
     Errors that still go along with the products say that these are too small. Once factors are near zero nothing else does: what
     is estimated from them says that zero is where they belong.
     """
-    n, along, squares, errors = products.tolist()
+    n, along, squares, errors = (float(total) for total in products)
     doubt, sure = SURE * errors * squares, n * along**2
     if n < PRODUCT_RATINGS or along <= LAG * squares or doubt >= sure or not squares:
         return 1.0
