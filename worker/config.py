@@ -119,8 +119,8 @@ class Model(Section):
     seed: int = Field(0, ge=0, lt=2**63)
     """Of the first factors."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the kernels run. cuda: an NVIDIA GPU (install factorstream[worker,gpu]), for the learner posterior, and sgd with
-    squared loss and plain steps, up to 128 factors and 32 ratings folded in. auto: the processor, as no GPU was measured yet."""
+    """Where the kernels run. cuda: an NVIDIA GPU (install factorstream[worker,gpu]), for every loss and both learners, up to 128
+    factors and 32 ratings folded in; the calibrator stays on the processor. auto: the processor, as no GPU was measured yet."""
 
     @model_validator(mode="after")
     def _learner_can(self) -> Self:

@@ -27,7 +27,6 @@ from factorstream.worker.learn.learner import Learner, new_model
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.loop import HEARTBEAT_S, Parts
 from factorstream.worker.model.journal import Events, Kind, base_of, ratings_of
-from factorstream.worker.model.level import Level
 from factorstream.worker.model.model import Model
 from factorstream.worker.publishing import Drafter
 from factorstream.worker.startup import start
@@ -201,14 +200,9 @@ def kernels_of(settings: Settings) -> Kernels:
 def _refuse_what_a_gpu_cannot(settings: Settings) -> None:
     """Raise `UserMistake` where the GPU's kernels do not know the settings."""
     learning = learning_of(settings)
-    if learning.loss == "implicit":
-        reason: str | None = "clicks are learned on the processor"
-    elif learning.learner == "posterior":
-        reason = None
-    else:
-        objective, rank = learning.objective(Level()), settings.model.rank
-        reason = devices.unsupported(objective, rank=rank)
-        reason = reason or devices.unsupported_steps(objective, rank=rank, fold_in=learning.fold_in)
+    reason = devices.too_wide(settings.model.rank)
+    if learning.learner == "sgd" and learning.loss != "implicit":
+        reason = reason or devices.too_long(learning.fold_in)
     if reason:
         raise UserMistake(f"model.device is 'cuda', but {reason}: choose 'auto' or 'cpu'")
 

@@ -1,4 +1,4 @@
-"""The GPU's kernels on an NVIDIA GPU: SGD, ALS, small batches and posteriors, and their share of what its memory could carry.
+"""The GPU's kernels on an NVIDIA GPU: SGD, ALS of three kinds, posteriors, and their share of what its memory could carry.
 
 It needs torch, triton, numba and numpy, and nothing else of Factorstream's; it ends at once where no GPU is.
 """
@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 from factorstream.worker.kernels import devices, selftest
-from factorstream.worker.kernels.api import Batch, Histories, Objective, Penalty, Rates, Side
+from factorstream.worker.kernels.api import SGD, Batch, Histories, Loss, Moments, Objective, Optimizer, Penalty, Rates, Side
 from factorstream.worker.kernels.beliefs import Beliefs, Prior, equations_width, outlook_width
 from tests.benchmarks.table import Figure, show
 
@@ -40,6 +40,7 @@ def main():
     title = f"{devices.description()[2:]}, K = {asked.rank}, {N_USERS:,} × {N_ITEMS:,} rows"
     copying = Figure("copying on the device", copied / 1e9, "GB/s")
     show(f"SGD in exact order, {title}", [copying, *stepped(gpu, users, items, copied)])
+    show(f"SGD of another loss, {title}", list(of_another_loss(gpu, users, items)))
     show(f"A batch of 5,000 as in the stream, {title}", list(small(gpu, users, items)))
     show(f"ALS, {asked.ratings:,} ratings, {title}", list(solved(gpu, users, items, asked.ratings)))
     for rank in POSTERIOR_RANKS:
@@ -58,6 +59,25 @@ def stepped(gpu, users, items, copied):
         new = [stream(rng, n) for _ in range(ROUNDS + 1)]
         seconds = timed(lambda one: gpu.sgd(users, items, one, rates=RATES, **HOW), new)
         yield Figure(f"{n:,} ratings sent first", n / seconds / 1e6, "M updates/s", at_least=100 if n == 65_536 else None)
+
+
+def of_another_loss(gpu, users, items):
+    """Yield updates a second, over batches that stay on the device, of yes and no and by the optimizer that remembers most."""
+    rng = np.random.default_rng(4)
+    new = [stream(rng, CHUNK) for _ in range(4)]
+    kept = [gpu.keep(one._replace(ratings=(one.ratings > 3.5).astype(np.float32))) for one in new]
+    how = {"intercept": 0.0, "objective": Objective(HOW["objective"].penalty, Loss("logistic")), "rates": RATES}
+    state = Optimizer("adam", users=moments(gpu, users), items=moments(gpu, items))
+    for optimizer in (SGD, state):
+        seconds = timed(lambda one, by=optimizer: gpu.sgd(users, items, one, optimizer=by, **how), kept)
+        yield Figure(f"logistic, {optimizer.name}: {CHUNK:,} ratings kept on the device", CHUNK / seconds / 1e6, "M updates/s")
+
+
+def moments(gpu, side):
+    """Return what Adam remembers of *side*, on the device."""
+    rows, rank = side.factors.shape
+    tables = np.zeros((rows, rank + 1), np.float32), np.zeros((rows, rank + 1), np.float32)
+    return gpu.hold(Moments(*tables, np.zeros(rows, np.int32)), rows)
 
 
 def small(gpu, users, items):
@@ -93,6 +113,26 @@ def solved(gpu, users, items, n_ratings):
         seconds = timed(iterate, [None] * 4)
         wanted = 50 if n_ratings == N_RATINGS else None
         yield Figure(f"one iteration, {precision}", seconds * 1e3, "ms", at_most=wanted)
+
+    def iterate_clicks(grams):
+        for own, other, rows, held, gram in (
+            (users, items, everyone, by_user, grams[0]),
+            (items, users, everything, by_item, grams[1]),
+        ):
+            penalties = np.full(len(rows), 50, np.float32)
+            gpu.implicit(own, other, rows, held, gram, alpha=1.0, penalties=penalties)
+
+    def iterate_answers(_):
+        how = {"intercept": 0.0, "objective": HOW["objective"]._replace(loss=Loss("logistic"))}
+        gpu.als(users, items, everyone, by_user, of_users=True, **how)
+        gpu.als(items, users, everything, by_item, of_users=False, **how)
+
+    by_user, by_item = (gpu.keep(one._replace(ratings=(one.ratings > 3.5).astype(np.float32))) for one in (by_user, by_item))
+    users.fetch()
+    items.fetch()
+    grams = [one.factors.T.astype(np.float64) @ one.factors for one in (items, users)]
+    yield Figure("clicks (implicit): one iteration, Gram matrices given", timed(iterate_clicks, [grams] * 4) * 1e3, "ms")
+    yield Figure("yes or no (logistic): one iteration", timed(iterate_answers, [None] * 4) * 1e3, "ms")
 
 
 def filtered(gpu, rank):

@@ -14,14 +14,42 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from factorstream.worker.kernels import gpu_als, gpu_effects, gpu_filter, gpu_posterior, gpu_sgd, gpu_solve, gpu_start
+from factorstream.worker.kernels import (
+    gpu_als,
+    gpu_effects,
+    gpu_filter,
+    gpu_general,
+    gpu_implicit,
+    gpu_posterior,
+    gpu_rows,
+    gpu_sgd,
+    gpu_solve,
+    gpu_start,
+    losses,
+)
 
 INTEGERS = {"rank", "n_events", "n_rows", "n_user_reads", "first", "n_places", "said_stride", "told_stride"}
 LONG = {"user_starts", "item_starts", "starts", "piece_begins", "start"}
 NUMBERS = {"intercept", "rate", "bias_rate", "decay", "power", "deviation", "noise", "factor_weight", "bias_weight"}
+NUMBERS |= {"alpha", "lasso", "lowest", "n_cuts"}
 ENDINGS = ("penalty", "variance", "level", "slope", "ridge")
 """Of the names of other numbers."""
 COLUMNS = {"rows", "entries", "counts", "waits", "slots", "signals", "counter", "others", "events", "weak", "firsts", "changes"}
+
+FLOATS, HISTORIES = ("*fp32", "*fp32"), ("*i64", "*i32", "*fp32")
+TOGETHER = {
+    "users": FLOATS,
+    "items": FLOATS,
+    "user_moments": (*FLOATS, *FLOATS, "*i32"),
+    "item_moments": (*FLOATS, *FLOATS, "*i32"),
+    "user_histories": HISTORIES,
+    "item_histories": HISTORIES,
+    "weights": ("fp32",) * 5,
+    "stepping": ("fp32",) * 4,
+    "turning": ("fp32",) * 7,
+}
+"""What the kernels of `gpu_general` take as one."""
+WIDE = {"edges", "room"}
 
 
 def compiled(kernel, warps, *, even=True, **constants):
@@ -31,22 +59,30 @@ def compiled(kernel, warps, *, even=True, **constants):
     for name in names:
         if name in constants:
             signature[name] = "constexpr"
+        elif name in TOGETHER and function.__name__.startswith("learn_any"):
+            signature[name] = TOGETHER[name]
         elif name in INTEGERS:
             signature[name] = "i32"
         elif name in NUMBERS or name.endswith(ENDINGS):
             signature[name] = "fp32"
-        elif name in LONG and not (name == "starts" and function.__name__ in ("learn_runs", "meet_rows")):
+        elif name in WIDE or (function.__name__, name) == ("newton", "gains"):
+            signature[name] = "*fp64"
+        elif name in LONG and not (name == "starts" and function.__name__ in ("learn_runs", "learn_any_runs", "meet_rows")):
             signature[name] = "*i64"
         elif name.split("_")[-1] in COLUMNS or name == "starts":
             signature[name] = "*i32"
         else:
             signature[name] = "*fp32"
-    even_names = [name for name in names if signature[name][0] == "*" or (even and name == "rank")]
+    kinds = {(names.index(name),): kind for name, kind in signature.items() if isinstance(kind, str)}
+    kinds |= {
+        (names.index(name), i): kind for name, one in signature.items() if isinstance(one, tuple) for i, kind in enumerate(one)
+    }
+    even_places = [place for place, kind in kinds.items() if kind[0] == "*" or (even and names[place[0]] == "rank")]
     source = ASTSource(
         fn=kernel,
         signature=signature,
         constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in even_names},
+        attrs={place: [["tt.divisibility", 16]] for place in even_places},
     )
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps, "enable_fp_fusion": False})
 
@@ -79,6 +115,11 @@ for width, means, even in ((64, False, True), (64, True, True), (64, False, Fals
     report(gpu_sgd.learn_runs, 1, even=even, WEIGHTED=False, MEANS=means, WIDTH=width)
     for longest in (1, 16):
         report(gpu_sgd.learn_events, 1, even=even, WEIGHTED=False, MEANS=means, WIDTH=width, LONGEST=longest)
+for loss, optimizer, width in ((3, 4, 64), (2, 0, 128)):
+    chosen = {"LOSS": loss, "OPTIMIZER": optimizer, "WEIGHTED": False, "WIDTH": width}
+    report(gpu_general.learn_any_runs, 1, **chosen)
+    if width == 64:
+        report(gpu_general.learn_any_events, 1, BIASED=True, LONGEST=8, **chosen)
 for width in (16, 64):
     for precision in ("ieee", "tf32x3"):
         report(gpu_als.solve_rows, gpu_solve.warps(width), WEIGHTED=False, WIDTH=width, PRECISION=precision)
@@ -90,4 +131,13 @@ report(gpu_effects.meet_rows, 1, WIDTH=16)
 report(gpu_effects.recall_rows, 1, WIDTH=16, TILE=16)
 report(gpu_effects.lessen_rows, 1, WIDTH=16, TILE=16)
 report(gpu_effects.attribute_rows, gpu_effects.CHAIN_WARPS.value, WIDTH=16, TILE=gpu_effects.CHAIN_TILE.value)
+for kernel, how in (
+    (gpu_implicit.solve_pairs, {"PRECISION": gpu_solve.PRECISION}),
+    (gpu_implicit.sum_pair_pieces, {"PRECISION": gpu_solve.PRECISION, "PIECE": gpu_solve.PIECE}),
+    (gpu_implicit.solve_long_pairs, {"PIECE": gpu_solve.PIECE}),
+):
+    report(kernel, gpu_solve.warps(64), WIDTH=64, **how)
+for loss, smooth, nonnegative in ((losses.ORDINAL, True, False), (losses.POISSON, False, True)):
+    how = {"WEIGHTED": smooth, "BIASED": not nonnegative, "SMOOTH": smooth, "NONNEGATIVE": nonnegative, "LOSS": loss}
+    report(gpu_rows.newton, 8, WIDTH=64, PRECISION=gpu_solve.PRECISION, **how)
 print(json.dumps({"kernel": "fill", **resources(compiled(gpu_start.fill, 4, WIDTH=64))}))

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from factorstream.worker.kernels import gpu_learn
+from factorstream.worker.kernels import gpu_general_learn, gpu_learn
 
 
 @pytest.fixture(scope="module")
@@ -20,18 +20,22 @@ def kernels():
 
 
 def test_every_kernel_compiles(kernels):
-    names = {"learn_runs", "learn_events", "solve_rows", "sum_pieces", "solve_long_rows", "fill"}
-    names |= {"filter_events", "smooth_rows", "meet_rows", "recall_rows", "lessen_rows", "attribute_rows"}
-    assert {kernel["kernel"] for kernel in kernels} == names
+    sgd = {"learn_runs", "learn_events", "learn_any_runs", "learn_any_events"}
+    als = {"solve_rows", "sum_pieces", "solve_long_rows", "newton"}
+    clicks = {"solve_pairs", "sum_pair_pieces", "solve_long_pairs"}
+    posterior = {"filter_events", "smooth_rows", "meet_rows", "recall_rows", "lessen_rows", "attribute_rows"}
+    assert {kernel["kernel"] for kernel in kernels} == sgd | als | clicks | posterior | {"fill"}
 
 
 def test_programs_that_wait_for_each_other_fit_into_a_processor_together(kernels):
-    for kernel in kernels:
-        if kernel["kernel"] == "learn_runs":
-            assert kernel["registers"] <= gpu_learn.most_registers(kernel["WIDTH"])
-    for width in (16, 32, 64, 128, 256, 512, 1024):
-        given_out = -(-gpu_learn.most_registers(width) // 8) * 8
-        assert gpu_learn.a_processor(width) * 32 * given_out <= gpu_learn.REGISTERS
+    for name, launcher in (("learn_runs", gpu_learn), ("learn_any_runs", gpu_general_learn)):
+        for kernel in kernels:
+            if kernel["kernel"] == name:
+                assert kernel["registers"] <= launcher.most_registers(kernel["WIDTH"])
+                assert not kernel["stack"]
+        for width in (16, 32, 64, 128, 256, 512, 1024):
+            given_out = -(-launcher.most_registers(width) // 8) * 8
+            assert launcher.a_processor(width) * 32 * given_out <= gpu_learn.REGISTERS
 
 
 def test_an_event_is_summed_in_one_order_by_every_kernel(kernels):

@@ -5,9 +5,11 @@ import logging
 import numpy as np
 import pytest
 
-from factorstream.worker.kernels import available_kernels, cpu, gpu, gpu_tables
+from factorstream.worker.kernels import available_kernels, cpu, gpu, gpu_tables, reference
 from factorstream.worker.kernels.api import Objective, Penalty, Rates
+from factorstream.worker.kernels.gram import gram_of
 from factorstream.worker.model.factors import Factors
+from tests.kernels.objectives import LOSSES, ratings_for, side_for
 from tests.kernels.problems import batch_of, copied, histories_of, side
 
 OBJECTIVE, RATES = Objective(Penalty(0.1, 0.1, 0.1, False)), Rates(0.05, 0.05, 0.0)
@@ -102,10 +104,69 @@ def test_short_memory_changes_what_is_said_and_nothing_that_is_learned(monkeypat
     assert ("GPU" in caplog.text) == (most_bytes < 1 << 16)
 
 
+@pytest.mark.parametrize("most_bytes", [8, 0])
+def test_short_memory_changes_no_row_of_clicks_or_other_losses(monkeypatch, caplog, most_bytes):
+    users, items = problem()
+    histories = histories_of([[(m, float(m % 2)) for m in range(n % 4)] for n in range(5)])
+    gram, rows = gram_of(items.factors, np.ones(4, bool)), np.arange(5, dtype=np.int32)
+    clicks = {"alpha": 2.0, "penalties": np.linspace(0.5, 1, 5, dtype=np.float32)}
+    how = {"intercept": 0.2, "objective": OBJECTIVE._replace(loss=LOSSES["logistic"][0]), "of_users": True}
+    for solve_all in (
+        lambda kernels, own, other: kernels.implicit(own, other, rows, histories, gram, **clicks),
+        lambda kernels, own, other: kernels.als(own, other, rows, histories, **how),
+    ):
+        expected, found = copied(users), copied(users)
+        expected_gains = solve_all(cpu, expected, items)
+        held, across = gpu.hold(found, 5), gpu.hold(items, 4)
+        with monkeypatch.context() as short, caplog.at_level(logging.WARNING):
+            short.setattr(gpu_tables, "most_bytes", most_bytes)
+            gains = solve_all(gpu, held, across)
+        held.fetch()
+        for one, another in zip((*found, gains), (*expected, expected_gains), strict=True):
+            np.testing.assert_allclose(one, another, rtol=1e-3, atol=1e-4)
+    assert "half as many" in caplog.text
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("biased", [True, False])
+def test_rows_of_every_loss_are_solved_on_the_device(monkeypatch, loss, biased):
+    rng = np.random.default_rng(1)
+    objective = Objective(Penalty(0.3, 0.3, 0.1, True), LOSSES[loss][0], biased=biased)
+    rank = 20 if loss == "ordinal" else 3
+    own, other = (side_for(objective, rng, n, rank) for n in (2, 4))
+    histories = histories_of([list(enumerate(ratings_for(objective, rng, n).tolist())) for n in (4, 2)])
+    expected, rows = copied(own), np.arange(2, dtype=np.int32)
+    how = {"intercept": 0.2, "objective": objective, "of_users": True}
+    expected_gains = reference.als(expected, other, rows, histories, **how)
+    monkeypatch.setattr(gpu, "_cpu", None)
+    gains = gpu.als(own, other, rows, histories, **how)
+    for one, another in zip((*own, gains), (*expected, expected_gains), strict=True):
+        np.testing.assert_allclose(one, another, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_that_float32_cannot_solve_are_solved_on_the_host():
+    rng = np.random.default_rng(2)
+    objective = Objective(Penalty(1e-6, 1e-6, 1e-6, False), LOSSES["logistic"][0])
+    own, other = side(rng, 3, 4), side(rng, 6, 4)
+    other.factors[:, 1] = other.factors[:, 0] + np.float32(1e-4) * other.factors[:, 1]
+    histories = histories_of([[(m, float(m % 2)) for m in range(6)], [], [(0, 1.0), (3, 0.0)]])
+    rows, held = np.array([2, 0, 1], np.int32), gpu.hold(other, 6)
+    how = {"intercept": 0.2, "objective": objective, "of_users": True}
+    gram, clicks = gram_of(other.factors, np.ones(6, bool)), {"alpha": 1e3, "penalties": np.array([1e-6, 0, 1e-6], np.float32)}
+    found, expected = copied(own), copied(own)
+    gains = gpu.als(found, held, rows, histories, **how), gpu.implicit(found, held, rows, histories, gram, **clicks)
+    wanted = (
+        reference.als(expected, other, rows, histories, **how),
+        reference.implicit(expected, other, rows, histories, gram, **clicks),
+    )
+    for one, another in zip((*found, *gains), (*expected, *wanted), strict=True):
+        np.testing.assert_allclose(one, another, rtol=1e-3, atol=1e-4)
+
+
 def test_what_the_device_does_not_know_is_learned_by_the_processor():
     users, items = problem()
     expected_users, expected_items = copied(users), copied(items)
-    objective = Objective(Penalty(0.1, 0.1, 0.1, False, l1_user=0.2))
+    objective = Objective(Penalty(0.0, 0.1, 0.1, False))
     batch = batch_of(EVENTS, 3)
     held = gpu.hold(users, 5), gpu.hold(items, 4)
     gpu.sgd(*held, batch, intercept=3.0, objective=objective, rates=RATES)

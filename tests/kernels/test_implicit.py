@@ -13,9 +13,11 @@ from factorstream.worker.kernels import cpu
 from factorstream.worker.kernels.api import Histories, Side
 from factorstream.worker.kernels.gram import gram_of, replace_rows
 from factorstream.worker.kernels.ranking import Clicks, rank_clicks
-from tests.kernels.problems import copied, histories_of
+from tests.kernels.problems import copied, histories_of, sparing
 
+REFERENCE = kernels.available_kernels()[0]
 every_kernel = pytest.mark.parametrize("kernels", kernels.available_kernels(), ids=lambda one: one.name)
+every_other = pytest.mark.parametrize("kernels", kernels.available_kernels()[1:], ids=lambda one: one.name)
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,10 @@ class Problem:
     strengths: np.ndarray
     alpha: float
     penalties: np.ndarray
+
+    @property
+    def effort(self):
+        return self.own.factors.size
 
     @property
     def histories(self):
@@ -66,6 +72,7 @@ def problems(draw, penalties=(0.02, 5.0)):
 
 @every_kernel
 @given(problems())
+@sparing
 def test_rows_solve_the_dense_equations(kernels, problem):
     own, _ = problem.run(kernels)
     v = problem.other.factors.astype(np.float64)
@@ -78,6 +85,7 @@ def test_rows_solve_the_dense_equations(kernels, problem):
 
 @every_kernel
 @given(problems())
+@sparing
 def test_a_solve_lowers_the_objective_by_what_it_says(kernels, problem):
     own, gains = problem.run(kernels)
     before, after = problem.objective(problem.own), problem.objective(own)
@@ -85,8 +93,31 @@ def test_a_solve_lowers_the_objective_by_what_it_says(kernels, problem):
     np.testing.assert_allclose(before - after, gains, rtol=2e-3, atol=1e-5 * (1 + before.max()))
 
 
+@every_other
+@pytest.mark.parametrize("rank", [3, 20])
+def test_rows_of_any_length_agree_with_the_reference(kernels, rank):
+    """None, a few, and as many as a GPU sums in one piece, in two and in three."""
+    rng = np.random.default_rng(rank)
+    lengths = (0, 1, rank, 1024, 1025, 2100)
+    met = [np.sort(rng.choice(max(lengths), n, replace=False)) for n in lengths]
+    histories = histories_of([[(int(m), float(rng.integers(0, 5))) for m in others] for others in met])
+    own, other = (
+        Side(rng.normal(0, 0.3, (n, rank)).astype(np.float32), np.zeros(n, np.float32)) for n in (len(lengths), max(lengths))
+    )
+    gram, penalties = gram_of(other.factors, np.ones(max(lengths), bool)), np.linspace(0.5, 2, len(lengths), dtype=np.float32)
+    results = []
+    for one in (kernels, REFERENCE):
+        side, rows = copied(own), np.arange(len(lengths), dtype=np.int32)
+        gains = one.implicit(side, other, rows, histories, gram, alpha=3.0, penalties=penalties, solver="exact")
+        results.append((side.factors, gains))
+    for found, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert not results[0][0][0].any()
+
+
 @every_kernel
 @given(problems(), st.integers(1, 7))
+@sparing
 def test_a_row_does_not_depend_on_those_solved_with_it(kernels, problem, step):
     whole, gains = problem.run(kernels)
     rows = np.arange(len(problem.strengths), dtype=np.int32)[::step]
@@ -97,6 +128,7 @@ def test_a_row_does_not_depend_on_those_solved_with_it(kernels, problem, step):
 
 @every_kernel
 @given(problems(penalties=(0.0, 0.0)))
+@sparing
 def test_without_a_penalty_the_solution_has_minimum_norm(kernels, problem):
     own, _ = problem.run(kernels)
     v = problem.other.factors.astype(np.float64)
@@ -141,6 +173,7 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch, solver):
 
 @every_kernel
 @given(problems(), st.sampled_from([np.nan, np.inf, 1e30]))
+@sparing
 def test_a_diverged_row_is_healed(kernels, problem, poison):
     expected, _ = problem.run(kernels)
     own = copied(problem.own)

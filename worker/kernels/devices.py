@@ -6,7 +6,7 @@ import ctypes
 import functools
 from importlib.util import find_spec
 
-from factorstream.worker.kernels.api import SGD, Objective, Optimizer
+from factorstream.worker.kernels.api import Objective, Optimizer
 
 MOST_FACTORS = 128
 """K on a GPU: a row's K × K matrix has to fit into the registers of one program."""
@@ -14,28 +14,18 @@ LONGEST = 32
 """Ratings of rows that are folded in there: an n × n matrix of float64 has to fit into the registers of one warp."""
 
 
-def unsupported(objective: Objective, *, rank: int = 1) -> str | None:
-    """Return why the GPU's kernels cannot solve rows, or None when they can."""
-    if objective.loss.name != "squared":
-        return f"the loss is {objective.loss.name!r}"
-    if not objective.is_least_squares:
-        return "there is an L1 penalty, a constraint, or no biases"
-    if rank > MOST_FACTORS:
-        return f"there are {rank} factors, more than {MOST_FACTORS}"
-    return None
+def too_wide(rank: int) -> str | None:
+    """Return why the GPU's kernels cannot solve rows of *rank* factors, or None when they can."""
+    return f"there are {rank} factors, more than {MOST_FACTORS}" if rank > MOST_FACTORS else None
 
 
-def unsupported_steps(objective: Objective, optimizer: Optimizer = SGD, *, rank: int = 1, fold_in: int = 0) -> str | None:
-    """Return why the GPU's kernels cannot learn from events, or None when they can."""
-    if rank > MOST_FACTORS and not is_plain(objective, optimizer):
-        return f"there are {rank} factors, more than {MOST_FACTORS}"
-    if fold_in > LONGEST:
-        return f"rows of up to {fold_in} ratings are folded in, more than {LONGEST}"
-    return None
+def too_long(fold_in: int) -> str | None:
+    """Return why the GPU's kernels cannot fold in rows of up to *fold_in* ratings, or None when they can."""
+    return f"rows of up to {fold_in} ratings are folded in, more than {LONGEST}" if fold_in > LONGEST else None
 
 
 def is_plain(objective: Objective, optimizer: Optimizer) -> bool:
-    """Whether events are learned by the kernels for least squares and plain steps."""
+    """Whether events are learned by the kernels for least squares and plain steps, which know rows of any width."""
     return objective.is_least_squares and optimizer.name == "sgd"
 
 

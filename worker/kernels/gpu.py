@@ -1,7 +1,7 @@
 """The kernels for an NVIDIA GPU, in Triton and torch; see `api.Kernels` for what they do. Without a GPU they run interpreted.
 
 Tables stay on the device (`Resident`) and come back to the host when somebody reads them there. What these kernels do not do, the
-CPU's do in their place (`devices.unsupported` says what that is), as they do where the device has no memory left.
+CPU's do in their place (`devices` says what that is), as they do where the device has no memory left.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from factorstream.worker.kernels.api import (
     Side,
     Solver,
 )
-from factorstream.worker.kernels.devices import is_plain, unsupported, unsupported_steps
+from factorstream.worker.kernels.devices import is_plain, too_long, too_wide
 from factorstream.worker.kernels.effects import Effects, Pull
 from factorstream.worker.kernels.gpu_language import cdiv
 from factorstream.worker.kernels.gpu_learn import entries_of, learn, longest, part_of, programs, work_of
 from factorstream.worker.kernels.gpu_moments import ResidentMoments
-from factorstream.worker.kernels.gpu_solve import rows_of, solve
+from factorstream.worker.kernels.gpu_solve import picked, rows_of, solve, solve_any, solve_pairs
 from factorstream.worker.kernels.gpu_tables import Full, Resident, lent, mirror_of, sent, width_of
 from factorstream.worker.kernels.terms import Memory
 
@@ -47,6 +47,8 @@ log = logging.getLogger(__name__)
 
 FEWEST = 64
 """Events that are not cut in halves any more when memory is short."""
+HALVED = "the GPU has no memory for %s rows at once, and solves half as many at a time: %s"
+NOTHING = np.zeros(0, np.int64)
 
 
 def hold(side: Rows, n: int) -> Rows:
@@ -80,18 +82,19 @@ def sgd(
         return Scored(*np.empty((4, 0), np.float32))
     here, there = _resident(users), _resident(items)
     remembered = _with_moments(optimizer, here.n, there.n)
-    held: tuple[Resident | ResidentMoments, ...] = (here, there, *gpu_moments.of_both(remembered))
-    given: tuple[Side | Moments, ...] = (users, items, optimizer.users, optimizer.items)
+    of_users, of_items = gpu_moments.of_both(remembered)
     length, penalty = longest(batch), objective.penalty
     singular = length and not (penalty.user > 0 and penalty.item > 0 and (penalty.bias > 0 or not objective.biased))
-    unknown = unsupported_steps(objective, optimizer, rank=here.factors.shape[1], fold_in=length)
-    if unknown or singular or any(one.missing for one in held):
+    unknown = too_long(length) or (not is_plain(objective, optimizer) and too_wide(here.factors.shape[1]))
+    if unknown or singular or here.missing or there.missing or of_users.missing or of_items.missing:
         how: dict[str, Any] = {"intercept": intercept, "objective": objective, "rates": rates, "optimizer": remembered}
         scored = _sgd_on_host(here, there, batch, **how, apart=apart)
     else:
         scored = _sgd(here, there, batch, intercept, objective, rates, remembered)
-    for resident, side in zip(held, given, strict=True):
-        _return(resident, side)
+    _return(here, users)
+    _return(there, items)
+    _return(of_users, optimizer.users)
+    _return(of_items, optimizer.items)
     return scored
 
 
@@ -114,7 +117,7 @@ def als(
         how = {"intercept": intercept, "objective": objective, "of_users": of_users}
         return _als_around(means, own, other, rows, histories, **how)
     here, there = _resident(own), _resident(other)
-    if unsupported(objective, rank=own.factors.shape[1]) or here.missing or there.missing:
+    if too_wide(own.factors.shape[1]) or here.missing or there.missing:
         gains = _als_on_host(here, there, rows, histories, intercept=intercept, objective=objective, of_users=of_users)
     else:
         gains = _als(here, there, np.ascontiguousarray(rows, np.int32), histories, intercept, objective, of_users)
@@ -133,11 +136,15 @@ def implicit(
     penalties: F32,
     solver: Solver = "auto",
 ) -> F64:
-    """Let the CPU solve each of *rows* over all pairs (`api.Kernels.implicit`)."""
-    own.fetch()
-    other.fetch()
-    gains = _cpu().implicit(Side(*own), Side(*other), rows, histories, gram, alpha=alpha, penalties=penalties, solver=solver)
-    own.send(rows)
+    """Solve each of *rows* over all pairs (`api.Kernels.implicit`); exactly, whatever *solver* says."""
+    if not len(rows):
+        return np.zeros(0)
+    here, there = _resident(own), _resident(other)
+    if too_wide(own.factors.shape[1]) or here.missing or there.missing:
+        gains = _implicit_on_host(here, there, rows, histories, gram, alpha, penalties)
+    else:
+        gains = _implicit(here, there, np.ascontiguousarray(rows, np.int32), histories, gram, alpha, penalties)
+    _return(here, own)
     return gains
 
 
@@ -267,6 +274,18 @@ def _als_on_host(
     return gains
 
 
+def _implicit_on_host(
+    own: Resident, other: Resident, rows: I32, histories: Histories, gram: F64, alpha: float, penalties: F32
+) -> F64:
+    """Let the CPU solve over all pairs, and take what it changed."""
+    own.fetch()
+    other.fetch()
+    held = Histories(*histories)
+    gains = _cpu().implicit(Side(*own), Side(*other), rows, held, gram, alpha=alpha, penalties=penalties, solver="exact")
+    own.send(rows)
+    return gains
+
+
 def _sgd(
     users: Resident, items: Resident, batch: Batch, intercept: float, objective: Objective, rates: Rates, optimizer: Optimizer
 ) -> Scored:
@@ -307,14 +326,41 @@ def _als(
     """Solve on the device, a part of the rows at a time where memory is short."""
     n = len(rows)
     try:
-        gains = solve(own.tables, other.tables, own.factors.shape[1], rows, rows_of(histories), intercept, objective, of_users)
+        work, rank, left = rows_of(histories), own.factors.shape[1], NOTHING
+        if objective.is_least_squares:
+            gains = solve(own.tables, other.tables, rank, rows, work, intercept, objective, of_users)
+        else:
+            gains, left = solve_any(own.tables, other.tables, rank, rows, work, intercept, objective, of_users)
     except Full as full:
         if n <= 1:
             return _als_on_host(own, other, rows, histories, intercept=intercept, objective=objective, of_users=of_users)
-        log.warning("the GPU has no memory for %s rows at once, and solves half as many at a time: %s", f"{n:,}", full)
+        log.warning(HALVED, f"{n:,}", full)
         parts = ((0, n // 2), (n // 2, n))
         return np.concatenate(
             [_als(own, other, rows[a:b], entries_of(histories, a, b), intercept, objective, of_users) for a, b in parts]
         )
     own.changed(rows)
+    if len(left):
+        some = picked(histories, left)
+        gains[left] = _als_on_host(own, other, rows[left], some, intercept=intercept, objective=objective, of_users=of_users)
+    return gains
+
+
+def _implicit(own: Resident, other: Resident, rows: I32, histories: Histories, gram: F64, alpha: float, penalties: F32) -> F64:
+    """Solve over all pairs on the device, a part of the rows at a time where memory is short."""
+    n = len(rows)
+    try:
+        work, rank = rows_of(histories), own.factors.shape[1]
+        gains, left = solve_pairs(own.tables, other.tables, rank, rows, work, gram, alpha, penalties)
+    except Full as full:
+        if n <= 1:
+            return _implicit_on_host(own, other, rows, histories, gram, alpha, penalties)
+        log.warning(HALVED, f"{n:,}", full)
+        parts = ((0, n // 2), (n // 2, n))
+        return np.concatenate(
+            [_implicit(own, other, rows[a:b], entries_of(histories, a, b), gram, alpha, penalties[a:b]) for a, b in parts]
+        )
+    own.changed(rows)
+    if len(left):
+        gains[left] = _implicit_on_host(own, other, rows[left], picked(histories, left), gram, alpha, penalties[left])
     return gains

@@ -45,8 +45,11 @@ def add_ratings(u, b, other, other_biases, others, ratings, begin, end, intercep
 
 
 @inner
-def solve(matrix, h, g, rest, n, u, b, rank, penalty, bias_penalty, WIDTH: tl.constexpr):
-    """Return the row's minimiser and its bias, by how much the objective falls, and whether float32 was good enough."""
+def solve(matrix, h, g, rest, n, u, b, rank, penalty, bias_penalty, weak, WIDTH: tl.constexpr):
+    """Return the row's minimiser and its bias, by how much the objective falls, and whether float32 was good enough.
+
+    It was not where a pivot shrank below the share *weak* of its diagonal.
+    """
     k = tl.arange(0, WIDTH)
     column, row = k[:, None], k[None, :]
     matrix += tl.where(column == row, tl.where(column < rank, penalty, 1.0), 0.0)
@@ -59,7 +62,7 @@ def solve(matrix, h, g, rest, n, u, b, rank, penalty, bias_penalty, WIDTH: tl.co
         here = k == s
         pivot = total(tl.where(here, pivot_column, 0.0), 0)
         left_here, right_here = total(tl.where(here, left, 0.0), 0), total(tl.where(here, right, 0.0), 0)
-        strong = strong & (pivot > WEAK * total(tl.where(here, diagonal, 0.0), 0))
+        strong = strong & (pivot > weak * total(tl.where(here, diagonal, 0.0), 0))
         both += left_here * right_here / pivot
         squared += right_here * right_here / pivot
         gain += left_here * left_here / pivot
@@ -74,7 +77,7 @@ def solve(matrix, h, g, rest, n, u, b, rank, penalty, bias_penalty, WIDTH: tl.co
     new, new_b = u + change, b + change_b
     largest = tl.maximum(most(tl.abs(new), 0), tl.abs(new_b))
     changed = tl.maximum(most(tl.abs(change), 0), tl.abs(change_b))
-    strong = strong & (border > WEAK * n) & (changed <= CANCELLED * largest) & finite(largest) & finite(changed)
+    strong = strong & (border > weak * n) & (changed <= CANCELLED * largest) & finite(largest) & finite(changed)
     strong = strong & (least(finite(new).to(tl.int32), 0) > 0)
     return new, new_b, 0.5 * (gain + (rest - both) * change_b), strong
 
@@ -118,7 +121,7 @@ def solve_rows(
     weight = n if WEIGHTED else 1.0
     u, b, fine = old_row(own, own_biases, row, WIDTH)
     matrix, h, g, rest = add_ratings(u, b, other, other_biases, others, ratings, begin, end, intercept, WIDTH, PRECISION)
-    new, new_b, gain, strong = solve(matrix, h, g, rest, n, u, b, rank, weight * penalty, weight * bias_penalty, WIDTH)
+    new, new_b, gain, strong = solve(matrix, h, g, rest, n, u, b, rank, weight * penalty, weight * bias_penalty, WEAK, WIDTH)
     put(own, own_biases, row, new, new_b, gain, fine, strong, gains, weak, entry, WIDTH)
 
 
@@ -189,5 +192,5 @@ def solve_long_rows(
         rest += tl.load(source + (WIDTH + 2) * WIDTH)
     n = count.to(tl.float32)
     weight = n if WEIGHTED else 1.0
-    new, new_b, gain, strong = solve(matrix, h, g, rest, n, u, b, rank, weight * penalty, weight * bias_penalty, WIDTH)
+    new, new_b, gain, strong = solve(matrix, h, g, rest, n, u, b, rank, weight * penalty, weight * bias_penalty, WEAK, WIDTH)
     put(own, own_biases, row, new, new_b, gain, fine, strong, gains, weak, entry, WIDTH)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels.api import F32, I32, Moments, Optimizer, Side
+from factorstream.worker.kernels.api import F32, I32, NO_MOMENTS, Moments, Optimizer, Side
 from factorstream.worker.kernels.gpu_tables import Resident, Tensor
 
 
@@ -62,9 +63,17 @@ class ResidentMoments(Moments):
 
 def resident(moments: Moments, n: int) -> ResidentMoments:
     """Return *moments* on the device, of *n* rows at least."""
+    if not any(map(len, moments)):
+        return _nothing()
     held = moments if isinstance(moments, ResidentMoments) else ResidentMoments(*moments)
     held.ensure(n)
     return held
+
+
+@functools.cache
+def _nothing() -> ResidentMoments:
+    """Return what plain steps remember; each batch asks for it."""
+    return ResidentMoments(*NO_MOMENTS)
 
 
 def of_both(optimizer: Optimizer) -> tuple[ResidentMoments, ResidentMoments]:

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
-from factorstream.worker.kernels import gpu_als
-from factorstream.worker.kernels.api import F64, I32, I64, Histories, Objective, Side
+from factorstream.worker.kernels import gpu_als, gpu_implicit, gpu_rows, losses
+from factorstream.worker.kernels.api import F32, F64, I32, I64, Histories, Objective, Side
 from factorstream.worker.kernels.careful import solve_carefully
+from factorstream.worker.kernels.gpu_losses import edges_of
 from factorstream.worker.kernels.gpu_tables import DeviceHistories, Full, Tables, Tensor, empty, histories_on_device, sent, zeros
 
 PRECISION = "ieee"
@@ -30,7 +32,8 @@ class Rows(NamedTuple):
     short: I64
     """Entries that one program sums, the longest first."""
     long: I64
-    """The others."""
+    """Those with more."""
+    empty: I64
 
 
 class KeptHistories(Histories):
@@ -38,6 +41,17 @@ class KeptHistories(Histories):
 
     work: Rows | None
     """None before they were first needed."""
+
+
+class Block(NamedTuple):
+    """Long rows whose pieces are summed at once, on the device."""
+
+    entries: Tensor
+    firsts: Tensor
+    """Where the sums of each one's pieces begin."""
+    piece_entries: Tensor
+    piece_begins: Tensor
+    """Each piece's first rating."""
 
 
 class Numbers(NamedTuple):
@@ -73,8 +87,17 @@ def kept(histories: Histories) -> KeptHistories:
 
 def _rows_of(histories: Histories) -> Rows:
     counts = np.diff(histories.starts)
-    long, short = np.flatnonzero(counts > PIECE), np.flatnonzero((counts > 0) & (counts <= PIECE))
-    return Rows(histories_on_device(histories), histories.starts, counts, short[np.argsort(-counts[short], kind="stable")], long)
+    long, short, none = (np.flatnonzero(those) for those in (counts > PIECE, (counts > 0) & (counts <= PIECE), counts == 0))
+    short = short[np.argsort(-counts[short], kind="stable")]
+    return Rows(histories_on_device(histories), histories.starts, counts, short, long, none)
+
+
+def picked(histories: Histories, entries: I64) -> Histories:
+    """Return *entries* of *histories* as histories of their own."""
+    counts = np.diff(histories.starts)[entries]
+    starts = np.append(0, np.cumsum(counts))
+    places = np.repeat(histories.starts[entries] - starts[:-1], counts) + np.arange(starts[-1])
+    return Histories(starts, histories.others[places], histories.ratings[places])
 
 
 def solve(
@@ -119,19 +142,25 @@ def _solve_fast(own: Tables, other: Tables, rows: Tensor, work: Rows, numbers: N
             PRECISION=PRECISION,
             **how,
         )
-    for entries, pieces in _blocks(work, len(sums)):
-        firsts = np.cumsum(pieces) - pieces
-        piece_entries = np.repeat(entries, pieces)
-        begins = work.starts[piece_entries] + (np.arange(len(piece_entries)) - np.repeat(firsts, pieces)) * PIECE
-        places = sent(piece_entries, np.int32), sent(begins, np.int64)
-        gpu_als.sum_pieces[(len(piece_entries),)](
-            *own, *other, rows, *places, *work.histories, sums, intercept, PIECE=PIECE, PRECISION=PRECISION, **how
+    for block in _blocks(work, len(sums)):
+        gpu_als.sum_pieces[(len(block.piece_entries),)](
+            *own,
+            *other,
+            rows,
+            block.piece_entries,
+            block.piece_begins,
+            *work.histories,
+            sums,
+            intercept,
+            PIECE=PIECE,
+            PRECISION=PRECISION,
+            **how,
         )
-        places = sent(entries, np.int32), sent(firsts, np.int32)
-        gpu_als.solve_long_rows[(len(entries),)](
+        gpu_als.solve_long_rows[(len(block.entries),)](
             *own,
             rows,
-            *places,
+            block.entries,
+            block.firsts,
             work.histories.starts,
             sums,
             gains,
@@ -143,6 +172,97 @@ def _solve_fast(own: Tables, other: Tables, rows: Tensor, work: Rows, numbers: N
             PIECE=PIECE,
             **how,
         )
+
+
+@np.errstate(all="ignore")
+def solve_any(
+    own: Tables, other: Tables, rank: int, rows: I32, work: Rows, intercept: float, objective: Objective, of_users: bool
+) -> tuple[F64, I64]:
+    """Solve *rows* for any objective; return by how much each lowered it, and the entries that are left to the host.
+
+    Left are those that float32 cannot solve, and all without λ, which is to mean minimum norm. Raises `Full` before anything is
+    changed.
+    """
+    (ridge, lasso), bias = objective.penalty.on(users=of_users), objective.penalty.bias
+    smooth = lasso == 0 and not objective.nonnegative
+    if smooth and ridge == 0:
+        return np.zeros(len(rows)), np.arange(len(rows))
+    width, loss = own.factors.shape[1], objective.loss
+    longest_first = np.concatenate([work.long[np.argsort(-work.counts[work.long], kind="stable")], work.short, work.empty])
+    gains, weak = empty((len(rows),), torch.float64).zero_(), zeros((len(rows),))
+    gpu_rows.newton[(len(rows),)](
+        *own,
+        *other,
+        sent(rows, np.int32),
+        sent(longest_first, np.int32),
+        *work.histories,
+        sent(edges_of(loss), np.float64),
+        gains,
+        weak,
+        rank,
+        float(len(loss.cuts)),
+        float(intercept),
+        float(ridge),
+        float(lasso),
+        float(bias),
+        WEIGHTED=bool(objective.penalty.weighted),
+        BIASED=bool(objective.biased),
+        SMOOTH=smooth,
+        NONNEGATIVE=bool(objective.nonnegative),
+        LOSS=losses.KINDS[loss.name],
+        WIDTH=width,
+        PRECISION=PRECISION,
+        num_warps=width // 8,  # twice as many as for least squares: float64 takes twice the registers
+    )
+    return gains.cpu().numpy(), np.flatnonzero(weak.cpu().numpy())
+
+
+@np.errstate(all="ignore")
+def solve_pairs(
+    own: Tables, other: Tables, rank: int, rows: I32, work: Rows, gram: F64, alpha: float, penalties: F32
+) -> tuple[F64, I64]:
+    """Solve *rows* over all pairs; return by how much each lowered the objective, and the entries that are left to the host.
+
+    Raises `Full` before anything is changed.
+    """
+    width = own.factors.shape[1]
+    padded = np.zeros((width, width), np.float32)
+    padded[:rank, :rank] = gram
+    there, gains, weak = sent(rows, np.int32), empty((len(rows),)).zero_(), zeros((len(rows),))
+    columns = sent(padded, np.float32), sent(penalties, np.float32), gains, weak
+    single, sums = sent(np.append(work.short, work.empty), np.int32), _room_for_sums(work, width)
+    how: dict[str, Any] = {"WIDTH": width, "num_warps": warps(width)}
+    if len(single):
+        gpu_implicit.solve_pairs[(len(single),)](
+            *own,
+            other.factors,
+            there,
+            single,
+            *work.histories,
+            *columns,
+            rank,
+            float(alpha),
+            PRECISION=PRECISION,
+            **how,
+        )
+    for block in _blocks(work, len(sums)):
+        gpu_implicit.sum_pair_pieces[(len(block.piece_entries),)](
+            *own,
+            other.factors,
+            there,
+            block.piece_entries,
+            block.piece_begins,
+            *work.histories,
+            sums,
+            float(alpha),
+            PIECE=PIECE,
+            PRECISION=PRECISION,
+            **how,
+        )
+        gpu_implicit.solve_long_pairs[(len(block.entries),)](
+            *own, there, block.entries, block.firsts, work.histories.starts, sums, *columns, rank, PIECE=PIECE, **how
+        )
+    return gains.cpu().numpy().astype(np.float64), np.flatnonzero(weak.cpu().numpy())
 
 
 def warps(width: int) -> int:
@@ -163,13 +283,19 @@ def _room_for_sums(work: Rows, width: int) -> Tensor:
             n = max(n // 2, int(pieces.max()))
 
 
-def _blocks(work: Rows, most: int) -> Iterator[tuple[I64, I64]]:
-    """Yield long entries, and the number of pieces of each, in parts of at most *most* pieces."""
+def _blocks(work: Rows, most: int) -> Iterator[Block]:
+    """Yield long rows in blocks of at most *most* pieces."""
     entries, pieces = work.long, _pieces(work.counts[work.long])
     while len(entries):
         n = int(np.searchsorted(np.cumsum(pieces), most, side="right"))
-        yield entries[:n], pieces[:n]
+        yield _block(work, entries[:n], pieces[:n])
         entries, pieces = entries[n:], pieces[n:]
+
+
+def _block(work: Rows, entries: I64, pieces: I64) -> Block:
+    firsts, piece_entries = np.cumsum(pieces) - pieces, np.repeat(entries, pieces)
+    begins = work.starts[piece_entries] + (np.arange(len(piece_entries)) - np.repeat(firsts, pieces)) * PIECE
+    return Block(sent(entries, np.int32), sent(firsts, np.int32), sent(piece_entries, np.int32), sent(begins, np.int64))
 
 
 def _pieces(counts: I64) -> I64:

@@ -7,19 +7,34 @@ from typing import Any
 import numpy as np
 
 from factorstream.worker.kernels import reference, reference_filter
-from factorstream.worker.kernels.api import Batch, Histories, Kernels, Objective, Penalty, Rates, Side
+from factorstream.worker.kernels.api import (
+    SGD,
+    Batch,
+    Histories,
+    Kernels,
+    Loss,
+    Moments,
+    Objective,
+    Optimizer,
+    Penalty,
+    Rates,
+    Side,
+)
 from factorstream.worker.kernels.beliefs import Beliefs, Filters, Prior, equations_width, outlook_width
 
-N_USERS, N_ITEMS, N_EVENTS, N_FILTERED, RANK, FOLD_IN = 12, 1200, 40, 8, 16, 3
+N_USERS, N_ITEMS, N_EVENTS, N_OF_EACH, RANK, FOLD_IN = 12, 1200, 40, 8, 16, 3
 TOLERANCE = 1e-3
 """How far apart numbers of about 1 may be: a hundred times the rounding of float32, a hundredth of any mistake."""
 OBJECTIVE = Objective(Penalty(0.1, 0.2, 0.05, weighted=True))
+STARS = Loss("ordinal", 1.0, 1.0, np.array([1.5, 2.6, 3.3, 4.8]))
+ANY_OBJECTIVE = Objective(OBJECTIVE.penalty._replace(l1_user=0.02, l1_item=0.01), STARS)
 PRIOR = Prior(0.2, 0.3, 0.1, 0.05)
+STEPS, SOLVES = ("sgd", "fold-in", "general steps", "general fold-in"), ("als", "logistic als", "implicit")
 
 
 def differences(kernels: Kernels) -> dict[str, float]:
     """Return, for each thing that *kernels* do, the largest difference from the reference; ∞ where they disagree on numbers."""
-    return {what: _apart(_outcome(kernels, what), _outcome(reference, what)) for what in ("sgd", "fold-in", "als", "initialize")}
+    return {what: _apart(_outcome(kernels, what), _outcome(reference, what)) for what in (*STEPS, *SOLVES, "initialize")}
 
 
 def filter_differences(filters: Filters) -> dict[str, float]:
@@ -32,17 +47,41 @@ def _outcome(kernels: Kernels, what: str) -> np.typing.NDArray[np.float64]:
     random = np.random.default_rng(1)
     users, items = _side(random, N_USERS), _side(random, N_ITEMS)
     returned = np.zeros(0)
-    if what == "als":
-        histories = _histories([np.sort(random.choice(N_ITEMS, n, replace=False)) for n in (1, 20, 1200)], random)
-        rows = np.array([3, 0, 7], np.int32)
-        returned = kernels.als(users, items, rows, histories, intercept=3.0, objective=OBJECTIVE, of_users=True)
-    elif what == "initialize":
-        kernels.initialize(items, 3, 40, seed=7, stream=1, deviation=1.0)
+    if what in STEPS:
+        returned = _stepped(kernels, what, users, items, random)
+    elif what in SOLVES:
+        returned = _solved(kernels, what, users, items, random)
     else:
-        batch = _batch(random, FOLD_IN if what == "fold-in" else 0)
-        scored = kernels.sgd(users, items, batch, intercept=3.0, objective=OBJECTIVE, rates=Rates(0.05, 0.05, 0.01))
-        returned = np.concatenate(scored)
+        kernels.initialize(items, 3, 40, seed=7, stream=1, deviation=1.0)
     return np.concatenate([table.astype(np.float64).ravel() for table in (*users, *items, returned)])
+
+
+def _stepped(kernels: Kernels, what: str, users: Side, items: Side, random: np.random.Generator) -> np.typing.NDArray[np.float64]:
+    """Learn from events; return what is told of each, and what the optimizer remembers."""
+    longest, general = FOLD_IN if what.endswith("fold-in") else 0, what.startswith("general")
+    batch = _batch(random, longest, N_OF_EACH if general else N_EVENTS)
+    objective, optimizer = OBJECTIVE, SGD
+    if general:
+        objective, optimizer = ANY_OBJECTIVE, Optimizer("adam", 0.9, 0.99, 1e-8, _moments(N_USERS), _moments(N_ITEMS))
+        batch = batch._replace(ratings=np.clip(np.rint(batch.ratings), 1, 5))
+    scored = kernels.sgd(
+        users, items, batch, intercept=3.0, objective=objective, rates=Rates(0.05, 0.05, 0.01), optimizer=optimizer
+    )
+    return np.concatenate([table.astype(np.float64).ravel() for table in (*scored, *optimizer.users, *optimizer.items)])
+
+
+def _solved(kernels: Kernels, what: str, users: Side, items: Side, random: np.random.Generator) -> np.typing.NDArray[np.float64]:
+    """Solve three rows of *users*; return the gains."""
+    histories = _histories([np.sort(random.choice(N_ITEMS, n, replace=False)) for n in (1, 20, 1200)], random)
+    rows = np.array([3, 0, 7], np.int32)
+    if what == "als":
+        return kernels.als(users, items, rows, histories, intercept=3.0, objective=OBJECTIVE, of_users=True)
+    histories = histories._replace(ratings=(histories.ratings > 3).astype(np.float32))
+    if what == "implicit":
+        gram = items.factors.T.astype(np.float64) @ items.factors
+        return kernels.implicit(users, items, rows, histories, gram, alpha=2.0, penalties=np.full(3, 5.0, np.float32))
+    objective = OBJECTIVE._replace(loss=Loss("logistic"))
+    return kernels.als(users, items, rows, histories, intercept=0.0, objective=objective, of_users=True)
 
 
 def _filtered(filters: Filters, what: str) -> np.typing.NDArray[np.float64]:
@@ -51,7 +90,7 @@ def _filtered(filters: Filters, what: str) -> np.typing.NDArray[np.float64]:
     user_beliefs, item_beliefs = _beliefs(random, N_USERS), _beliefs(random, N_ITEMS)
     rows = np.array([3, 0, 7], np.int32)
     histories = _histories([np.sort(random.choice(N_ITEMS, n, replace=False)) for n in (1, 20, 1200)], random)
-    batch, counts = _batch(random, FOLD_IN, N_FILTERED), random.integers(1, 40, N_ITEMS).astype(np.int32)
+    batch, counts = _batch(random, FOLD_IN, N_OF_EACH), random.integers(1, 40, N_ITEMS).astype(np.int32)
     known = users, items, user_beliefs, item_beliefs
     returned: tuple[np.typing.NDArray[Any], ...] = ()
     if what == "filter":
@@ -73,6 +112,11 @@ def _apart(one: np.typing.NDArray[np.float64], other: np.typing.NDArray[np.float
 
 def _side(random: np.random.Generator, n: int) -> Side:
     return Side(random.normal(0, 0.3, (n, RANK)).astype(np.float32), random.normal(0, 0.3, n).astype(np.float32))
+
+
+def _moments(n: int) -> Moments:
+    """Return what an optimizer remembers of rows that took no step."""
+    return Moments(np.zeros((n, RANK + 1), np.float32), np.zeros((n, RANK + 1), np.float32), np.zeros(n, np.int32))
 
 
 def _beliefs(random: np.random.Generator, n: int) -> Beliefs:

@@ -129,12 +129,13 @@ class Implicit:
         users = memory.sides[USERS]
         users.n += replace_rows(
             users.gram,
-            model.users.side.factors,
+            model.users.factors,
             users.counts,
             accepted.user_rows[short],
             solved[short],
             accepted.user_counts[short],
         )
+        model.users.side.send(accepted.user_rows[short])
         users.add_news(accepted.user_rows[~short])
         memory.sides[ITEMS].add_news(accepted.item_rows)
         n_accepted = model.n_accepted + len(accepted)
@@ -152,7 +153,7 @@ class Implicit:
         new = Side(own.factors[rows], own.biases[rows])
         gains = self._kernels.implicit(
             new,
-            other.side,
+            other.on(self._kernels),
             np.arange(len(rows), dtype=np.int32),
             histories,
             kept[1 - side].gram,
@@ -160,7 +161,8 @@ class Implicit:
             penalties=self._penalties(model, side, histories),
             solver="exact" if afresh else self._learning.solver,
         )
-        kept[side].n += replace_rows(kept[side].gram, own.side.factors, kept[side].counts, rows, new.factors, held)
+        kept[side].n += replace_rows(kept[side].gram, own.factors, kept[side].counts, rows, new.factors, held)
+        own.side.send(rows)
         own.restart(rows[held == 0], self._kernels, self._learning.deviation(model.level, model.rank))
         kept[side].news[rows] = 0
         return gains
@@ -185,7 +187,7 @@ class Implicit:
         new = Side(np.zeros((n, model.rank), np.float32), np.zeros(n, np.float32))
         self._kernels.implicit(
             new,
-            model.items.side,
+            model.items.on(self._kernels),
             np.arange(n, dtype=np.int32),
             accepted.user_histories,
             memory_of(model).sides[ITEMS].gram,
@@ -213,9 +215,9 @@ class Implicit:
                 n_known.astype(np.int64),
                 accepted.user_histories,
             ),
-            model.users.side.factors,
+            model.users.on_host.factors,
             users.counts,
-            model.items.side.factors,
+            model.items.on_host.factors,
             items.counts,
             model.n_accepted,
             scores,

@@ -5,6 +5,7 @@ import pytest
 
 from factorstream.worker import kernels
 from factorstream.worker.config import load
+from factorstream.worker.errors import UserMistake
 from factorstream.worker.evaluation import evaluate
 from factorstream.worker.kernels.api import Histories
 from factorstream.worker.learn import implicit
@@ -12,7 +13,7 @@ from factorstream.worker.learn.implicit import Kept, memory_of
 from factorstream.worker.learn.learner import Learner, new_model
 from factorstream.worker.model.journal import Events
 from factorstream.worker.model.model import ITEMS, USERS
-from factorstream.worker.wiring import learning_of
+from factorstream.worker.wiring import kernels_of, learning_of
 
 
 def learner_of(*assignments):
@@ -55,6 +56,26 @@ def test_a_row_is_due_when_its_news_have_gathered_in_proportion_to_what_it_holds
     kept.add_news(np.array([1] * 9, np.int32))
     assert kept.take_due(held, 8).tolist() == [1]
     assert not len(kept.queue)
+
+
+def test_every_device_learns_the_same(monkeypatch):
+    monkeypatch.setattr(implicit, "DRAIN", 8)
+    learning, events, models = learner_of().learning, tastes(20, 8), []
+    for each in kernels.available_kernels():
+        models.append(new_model(learning, 3, 0))
+        for _ in Learner(each, learning).learn(models[-1], events):
+            pass
+    for model in models[1:]:
+        for found, expected in ((model.users, models[0].users), (model.items, models[0].items)):
+            np.testing.assert_allclose(found.factors, expected.factors, rtol=1e-3, atol=1e-5)
+        for found, expected in zip(memory_of(model).sides, memory_of(models[0]).sides, strict=True):
+            np.testing.assert_allclose(found.gram, expected.gram, rtol=1e-3, atol=1e-5)
+
+
+def test_a_gpu_is_refused_for_rows_that_it_cannot_hold():
+    settings = load(None, ["model.loss=implicit", "model.device=cuda", "model.rank=200"], {})
+    with pytest.raises(UserMistake, match="200 factors, more than 128"):
+        kernels_of(settings)
 
 
 def test_long_users_are_solved_in_the_queue_as_short_ones_are_at_each_click(monkeypatch):
