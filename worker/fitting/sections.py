@@ -34,8 +34,8 @@ def sections_of(ratings: Ratings, random: np.random.Generator, minibatch: int) -
     """Yield all *ratings*, rows dealt by *random*, section by section, each in batches of at most *minibatch*."""
     users, items, values, _ = ratings.entries()
     n_bins = max(N_BINS, -(-len(values) // LONGEST_SECTION))
-    bins = [_dealt(counts, n_bins, random) for counts in (ratings.user_counts, ratings.item_counts)]
-    grid = grid_of(users, items, values, *bins, n_bins)
+    user_bins, item_bins = (_dealt(counts, n_bins, random) for counts in (ratings.user_counts, ratings.item_counts))
+    grid = grid_of(users, items, values, user_bins, item_bins, n_bins)
     for first in range(0, n_bins**2, n_bins):
         yield list(_batches(grid, grid.starts[first : first + n_bins + 1], ratings, minibatch))
 
