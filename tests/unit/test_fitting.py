@@ -230,7 +230,7 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch):
 
 @pytest.mark.parametrize(("rank", "noise", "at_most"), [(3, 0.2, 0.99), (1, 1.5, 1.006)], ids=["much to learn", "little"])
 def test_a_lambda_that_is_learned_suits_the_data(rank, noise, at_most):
-    """By sgd, from ratings kept back until λ has settled; beside the one λ for all data, which suits data with little to learn."""
+    """By sgd; beside the one λ for all data, which suits data with little to learn."""
     drawn = generated.ratings(60_000, 1_000, 400, seed=5, rank=rank, noise=noise)
     held = store(Held(drawn.users, drawn.items, drawn.ratings, drawn.timestamps_ms), 1_000, 400)
     parts = fitting.split(held, 0.1, seed=0)
