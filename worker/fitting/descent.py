@@ -106,7 +106,10 @@ class KeptBack:
         self.n_growing = 0
         """Epochs for which factors have been growing."""
         self._grown = False
-        columns = [np.concatenate([part.batch[column] for part in section]) for column in range(3)]
+        columns = [
+            np.concatenate([np.empty(0, dtype), *(part.batch[column] for part in section)])
+            for column, dtype in enumerate((np.int32, np.int32, np.float32))
+        ]
         self._users, self._items, self._ratings = (column[:: 1 + len(column) // MOST] for column in columns)
 
     @property
