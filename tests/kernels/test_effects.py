@@ -116,7 +116,7 @@ def test_effects_are_a_ridge_regression(kernels):
     users, items = world.copies()
     users.said[:] = 0
     items.told[:] = 0
-    for _ in range(30 if interpreted(kernels) else 200):
+    for _ in range(12):
         world.attribute(kernels, users, items)
     met = np.zeros((len(items.said), len(users.said)))
     met[world.of_users.others, np.repeat(np.arange(len(users.said)), world.user_counts)] = 1

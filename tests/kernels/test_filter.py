@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from factorstream.worker.kernels import available_filters
 from factorstream.worker.kernels.api import Batch
 from factorstream.worker.kernels.beliefs import MEETINGS, Beliefs, Prior, equations_width, outlook_width
-from tests.kernels.problems import batch_of, copied, histories_of, interpreted, problems, side, slice_of, sparing
+from tests.kernels.problems import batch_of, copied, histories_of, problems, side, slice_of, sparing
 
 REFERENCE, *OTHERS = available_filters()
 every_filter = pytest.mark.parametrize("filters", available_filters(), ids=lambda filters: filters.name)
@@ -248,7 +248,7 @@ def test_effects_settle_at_the_ridge_regression_of_the_rows_met(filters):
     world = World(SmallProblem(rng), effects=0.0)
     histories = histories_of([[(0, 3.0), (1, 3.0), (3, 3.0)], [(1, 3.0), (2, 3.0)], [(0, 3.0), (2, 3.0)]])
     counts = np.bincount(histories.others, minlength=4).astype(np.int32)
-    for _ in range(40 if interpreted(filters) else 200):
+    for _ in range(12):
         world.explain(filters, histories, counts)
     met = np.zeros((4, 3))
     for user in range(3):
