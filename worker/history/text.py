@@ -19,6 +19,7 @@ from factorstream.worker.kernels.text import (
     IGNORED,
     ITEM,
     MISSING_FIELD,
+    MOST_ID_BYTES,
     OPEN_QUOTE,
     RATING,
     SURPLUS_FIELD,
@@ -32,6 +33,7 @@ from factorstream.worker.kernels.text import (
     new_columns,
     new_names,
     read_lines,
+    size_bytes,
 )
 
 COLUMNS = {"user_id": USER, "item_id": ITEM, "rating": RATING, "timestamp": TIME}
@@ -123,6 +125,8 @@ class Gathered:
         room = min(len(columns.user_codes), len(columns.item_codes), len(columns.ratings), len(columns.timestamps_ms))
         if self.n_lines + block.content.count(b"\n") >= room:
             raise MemoryError(f"{block.path} holds more ratings than address space was reserved for (is there a `ulimit -v`?)")
+        if any(size_bytes(names) + len(text) + MOST_ID_BYTES > len(names.content) for names in (self._users, self._items)):
+            raise MemoryError(f"{block.path} holds more bytes of ids than address space was reserved for, at most 2 GiB a side")
         stop = Stop(FULL, start, self.n_lines, 0, 0)
         while stop.status == FULL:
             stop = Stop(*read_lines(text, stop.position, stop.n_lines, dialect, self._users, self._items, self.columns))

@@ -56,7 +56,7 @@ Task = tuple[Side, Side, I32, Histories, F32, tuple[Any, Any, Any, bool]]
 """Least squares: both sides flat, rows, their histories, prior means flat; the intercept, λ, μ and whether these are weighted."""
 
 threads = len(os.sched_getaffinity(0)) or 1
-"""How many `als` uses; their number changes no bit."""
+"""How many solve rows, and learn from parts of a batch that share none; their number changes no bit."""
 
 CG_FROM = 64
 """The rank from which ``auto`` solves by conjugate gradients."""

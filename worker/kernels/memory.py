@@ -18,6 +18,8 @@ SHARES = 64
 MOST_ROWS = np.iinfo(np.int32).max
 NORESERVE = 0x4000  # MAP_NORESERVE of Linux; the mmap module names it from Python 3.13 only
 POPULATE_WRITE = 23  # MADV_POPULATE_WRITE of Linux 5.14; the mmap module does not name it
+_madvise = ctypes.CDLL(None).madvise
+_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 def reserve(row_shape: tuple[int, ...], dtype: DTypeLike, *, huge_pages: bool = True) -> NDArray[Any]:
@@ -57,10 +59,6 @@ def most_bytes() -> int:
     """Return how large one reservation may be: the machine's memory, or a share of the address space if that is limited."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     return physical_memory() if limit == resource.RLIM_INFINITY else min(physical_memory(), limit // SHARES)
-
-
-_madvise = ctypes.CDLL(None).madvise
-_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 def _map(size_bytes: int) -> mmap.mmap:

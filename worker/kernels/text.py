@@ -98,6 +98,11 @@ def doubled(names: Names) -> Names:
     return wider
 
 
+def size_bytes(names: Names) -> int:
+    """Return how many bytes of *names*' content are in use."""
+    return int(names.ends[names.n[0]])
+
+
 def is_full(names: Names) -> bool:
     """Return whether `read_lines` ended for want of slots in *names*."""
     return bool(2 * (names.n[0] + 1) > len(names.slots))

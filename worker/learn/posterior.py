@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorstream.worker.kernels import tallies
-from factorstream.worker.kernels.api import F32, F64, Kernels, Scored
-from factorstream.worker.kernels.beliefs import Beliefs, Filters, Prior, equations_width, outlook_width
+from factorstream.worker.kernels.api import F32, F64, Histories, Kernels, Scored
+from factorstream.worker.kernels.beliefs import Beliefs, Filters, Prior, Smoothed, equations_width, outlook_width
 from factorstream.worker.kernels.memory import reserve
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.learn.sgd import batch_of
@@ -192,7 +192,17 @@ class Posterior:
         return Tested(accepted.ratings, foreseen.errors, scored, variances=variances)
 
     def solve(self, model: Model, side: int, rows: NDArray[np.int32], *, afresh: bool = False) -> F64:
-        """Solve *rows* from all that they hold, and find out what meeting them says of those they met; always exactly."""
+        """Solve *rows* from all that they hold, and find out what meeting them says of those they met; always exactly.
+
+        What a sweep solves goes into the sums that noise and priors are estimated from.
+        """
+        told, histories = self._solved(model, side, rows)
+        if not afresh:
+            tallies.add_rows(np.column_stack(told), histories.starts, model.level.spread, remembered(model).sums[side])
+        return told.gains
+
+    def _solved(self, model: Model, side: int, rows: NDArray[np.int32]) -> tuple[Smoothed, Histories]:
+        """Solve *rows*; return what that told, and what they hold."""
         self._grow(model, side, int(rows.max(initial=-1)) + 1)
         part, level = remembered(model), model.level
         own, other = (model.users, model.items) if side == USERS else (model.items, model.users)
@@ -221,15 +231,14 @@ class Posterior:
             bias_ridge=RIDGE / level.spread**2,
             prior=part.estimates.prior(1 - side, level),
         )
-        tallies.add_rows(np.column_stack(told), histories.starts, level.spread, part.sums[side])
-        return told.gains
+        return told, histories
 
     def forget(self, model: Model, side: int, row: int, others: NDArray[np.int32]) -> None:
         """Take the ratings out of what *others* know, too, as far as these hold at most `REWORK` and a turn bears it."""
         counts = model.ratings.item_counts[others] if side == USERS else model.ratings.user_counts[others]
         short = counts <= REWORK
         bearable = np.cumsum(counts[short], dtype=np.int64) <= MOST_VISITS
-        self.solve(model, 1 - side, others[short][bearable])
+        self._solved(model, 1 - side, others[short][bearable])
 
     def end_sweep(self, model: Model) -> None:
         """Estimate noise and priors from the sweep's sums."""

@@ -119,9 +119,9 @@ class Level:
 
         NaN ratings (unrates) have NaN errors and leave the range as it is.
         """
-        if self._holds(ratings):
-            bounds = np.float32(self.lowest or 0), np.float32(self.highest or 0)
-            return np.asarray(ratings - np.fmin(np.fmax(ratings - errors, bounds[0]), bounds[1]), np.float32)
+        known = self._range_around(ratings)
+        if known:
+            return np.asarray(ratings - np.fmin(np.fmax(ratings - errors, known[0]), known[1]), np.float32)
         lowest = np.fmin.accumulate(np.append(_or_nan(self.lowest), ratings))
         highest = np.fmax.accumulate(np.append(_or_nan(self.highest), ratings))
         self.lowest, self.highest = _or_none(lowest[-1]), _or_none(highest[-1])
@@ -129,11 +129,12 @@ class Level:
         predictions = np.fmin(np.fmax(ratings - errors, lowest[:-1]), highest[:-1])
         return np.asarray(ratings - predictions, np.float32)
 
-    def _holds(self, ratings: NDArray[np.float32]) -> bool:
-        """Whether *ratings* are numbers that leave the range as it is."""
+    def _range_around(self, ratings: NDArray[np.float32]) -> tuple[np.float32, np.float32] | None:
+        """Return the range known, if *ratings* are numbers that leave it as it is."""
         if self.lowest is None or self.highest is None or not len(ratings):
-            return False
-        return bool(ratings.min() >= self.lowest and ratings.max() <= self.highest)
+            return None
+        known = np.float32(self.lowest), np.float32(self.highest)
+        return known if ratings.min() >= known[0] and ratings.max() <= known[1] else None
 
     def add(self, ratings: NDArray[np.float32]) -> None:
         """Count *ratings* but NaN, at most `until_next` of them; estimate anew when that many were added."""

@@ -102,7 +102,10 @@ class Model:
         }
 
     def restore(self, tables: Mapping[str, NDArray[Any]]) -> None:
-        """Take what `tables` once returned; the ratings are there already. A part that the tables lack stays new."""
+        """Take what `tables` once returned; the ratings are there already.
+
+        A part that the tables lack, or have as another version remembered it, stays new.
+        """
         self.users.restore(tables["users.factors"], tables["users.biases"])
         self.items.restore(tables["items.factors"], tables["items.biases"])
         ratings = self.ratings
@@ -115,7 +118,7 @@ class Model:
         ratings.raise_item_floors(np.arange(len(tables["items.floor_ms"])), tables["items.floor_ms"])
         for name, part in self.parts.items():
             own = {key.removeprefix(f"{name}."): table for key, table in tables.items() if key.startswith(f"{name}.")}
-            if own:
+            if _shapes(own) == _shapes(part.tables()):
                 part.restore(own)
 
     def _part_tables(self) -> dict[str, NDArray[Any]]:
@@ -135,3 +138,8 @@ class Model:
         if user is not None and item is not None:
             score += float(self.users.factors[user] @ self.items.factors[item])
         return score
+
+
+def _shapes(tables: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:
+    """Return the names of *tables*, and the shape of a row of each."""
+    return {name: table.shape[1:] for name, table in tables.items()}

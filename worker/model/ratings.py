@@ -167,7 +167,7 @@ class Ratings:
             fold_in_items: The same for items, where it is another number.
             rework: The same for an event in whose place a rating was held, which it replaces or takes back.
 
-        Raises `IndexError` for a row that `grow` did not make.
+        Raises `IndexError` for a row that `grow` did not make; what came before it has been applied.
         """
         events = Events(
             column(kinds, np.uint8),
