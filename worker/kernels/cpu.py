@@ -108,7 +108,7 @@ def sgd(
         room = scratch(longest, rank)
         cpu_sgd.learn_apart(flat_users, flat_items, flat, starts, taken, reached, *numbers, room, scored)
 
-    _in_threads(work, n * rank if len(reached) > 1 else 0)
+    in_threads(work, n * rank if len(reached) > 1 else 0)
     for part in np.flatnonzero(reached < starts[1:]):
         done, stop, room = int(reached[part]), int(starts[part + 1]), scratch(longest, rank)
         while done < stop:
@@ -174,7 +174,7 @@ def _als(own: Side, other: Side, rows: I32, histories: Histories, intercept: flo
         room = cpu_rows.room(longest, rank)
         cpu_general.solve_rows(*own, *other, rows, histories, taken, task, weights, of_users, room, gains)
 
-    _in_threads(work, COSTS * len(histories.others) * rank)
+    in_threads(work, COSTS * len(histories.others) * rank)
     return gains
 
 
@@ -219,7 +219,7 @@ def _one_by_one(task: Task, counts: I64, gains: F64, careful: NDArray[np.bool_],
         room = scratch(cpu_short.MOST, rank)
         cpu_short.solve_rows(own, other, rows, histories, means, entries, taken, numbers, room, gains, careful)
 
-    _in_threads(work, 8 * int(counts[entries].sum()) * rank)
+    in_threads(work, 8 * int(counts[entries].sum()) * rank)
 
 
 def _by_conjugate_gradients(task: Task, counts: I64, gains: F64, left: NDArray[np.bool_]) -> None:
@@ -232,7 +232,7 @@ def _by_conjugate_gradients(task: Task, counts: I64, gains: F64, left: NDArray[n
         room = cpu_cg.room(rank, int(counts[entries].max(initial=0)))
         cpu_cg.solve_rows(own, other, rows, histories, means, entries, taken, numbers, room, gains, left)
 
-    _in_threads(work, int(counts[entries].sum()) * rank)
+    in_threads(work, int(counts[entries].sum()) * rank)
 
 
 def _by_factoring(task: Task, counts: I64, entries: I64, gains: F64, careful: NDArray[np.bool_]) -> None:
@@ -249,8 +249,8 @@ def _by_factoring(task: Task, counts: I64, entries: I64, gains: F64, careful: ND
         cpu_als.solve_groups(own, other, rows, histories, means, pieces, groups, taken[1], numbers, room, gains, careful)
 
     # called with nothing to do, too: the first call compiles, and that is to be when a worker starts
-    _in_threads(sum_pieces, len(pieces.entries) * cpu_als.PIECE * rank)
-    _in_threads(solve_groups, int(counts[entries].sum()) * rank)
+    in_threads(sum_pieces, len(pieces.entries) * cpu_als.PIECE * rank)
+    in_threads(solve_groups, int(counts[entries].sum()) * rank)
 
 
 def implicit(
@@ -281,7 +281,7 @@ def implicit(
         )
 
     if not careful.all():
-        _in_threads(work, (int(counts[entries].sum()) + rank * len(entries)) * rank)
+        in_threads(work, (int(counts[entries].sum()) + rank * len(entries)) * rank)
     for j in np.flatnonzero(careful):
         one = rows[j : j + 1]
         gains[j] = reference.implicit(own, other, one, _entry(histories, j), gram, alpha=alpha, penalties=penalties[j : j + 1])[0]
@@ -357,7 +357,7 @@ def _by_whitening(
         room = cpu_implicit_cg.room(rank, int(counts[entries].max()))
         cpu_implicit_cg.solve_rows(turned, rank, histories, entries, taken, _scalar(alpha), solution, room, gains, left)
 
-    _in_threads(work, 4 * int(counts[entries].sum()) * rank)
+    in_threads(work, 4 * int(counts[entries].sum()) * rank)
     width = len(solution) // len(rows)
     new = _turned(solution, width, rank, every, inverse).reshape(len(rows), -1)[:, :rank]
     left |= ~np.isfinite(new).all(axis=1)
@@ -369,7 +369,7 @@ def _by_whitening(
 def _turned(factors: F32, stride: int, rank: int, rows: I32, matrix: F32) -> F32:
     """Return *rows* of the flat *factors* times *matrix*, ``(len(rows), padded(K))``, flat."""
     out, taken = np.empty(len(rows) * (len(matrix) // rank), np.float32), np.zeros(1, np.int64)
-    _in_threads(lambda: cpu_implicit_cg.turn_rows(factors, stride, rank, rows, matrix, taken, out), len(rows) * len(matrix) // 4)
+    in_threads(lambda: cpu_implicit_cg.turn_rows(factors, stride, rank, rows, matrix, taken, out), len(rows) * len(matrix) // 4)
     return out
 
 
@@ -388,7 +388,7 @@ def initialize(side: Side, first: int, stop: int, *, seed: int, stream: int, dev
     side.biases[first:stop] = 0
 
 
-def _in_threads(work: Callable[[], None], size: int) -> None:
+def in_threads(work: Callable[[], None], size: int) -> None:
     """Run *work* in as many threads as *size*, in ratings times factors, is worth; it shares itself out."""
     waiting = [_pool().submit(work) for _ in range(min(threads, 1 + size // WORTH_A_THREAD) - 1)]
     work()
