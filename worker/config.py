@@ -477,12 +477,11 @@ def _fields(section: Any) -> Mapping[str, Any]:
 
 def masked(url: str) -> str:
     """Return *url* with asterisks in the place of a password."""
-    address, question, query = url.partition("?")
-    begin, at, rest = address.rpartition("@")
+    begin, at, rest = url.rpartition("@")
     scheme, slashes, login = begin.partition("//")
     user, colon, password = login.partition(":")
-    shown = f"{scheme}{slashes}{user}{colon}{ASTERISKS}{at}{rest}" if password else address
-    return shown + question + re.sub(r"(?<=\bpassword=)[^&]+", ASTERISKS, query)
+    shown = f"{scheme}{slashes}{user}{colon}{ASTERISKS}{at}{rest}" if password else url
+    return re.sub(r"(?<=[?&]password=)[^&]+", ASTERISKS, shown)
 
 
 def _toml(value: object) -> str:
