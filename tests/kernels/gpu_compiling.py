@@ -19,7 +19,9 @@ from factorstream.worker.kernels import (
     gpu_effects,
     gpu_filter,
     gpu_general,
+    gpu_general_learn,
     gpu_implicit,
+    gpu_learn,
     gpu_posterior,
     gpu_rows,
     gpu_sgd,
@@ -52,8 +54,8 @@ TOGETHER = {
 WIDE = {"edges", "room"}
 
 
-def compiled(kernel, warps, *, even=True, **constants):
-    """Compile *kernel* as it is for torch's tensors, and for a rank that 16 divides if that is *even*."""
+def compiled(kernel, options, *, even=True, **constants):
+    """Compile *kernel* as it is for torch's tensors, and for a rank that 16 divides if that is *even*; *options* are Triton's."""
     function = kernel.fn
     names, signature = list(inspect.signature(function).parameters), {}
     for name in names:
@@ -77,19 +79,24 @@ def compiled(kernel, warps, *, even=True, **constants):
     kinds |= {
         (names.index(name), i): kind for name, one in signature.items() if isinstance(one, tuple) for i, kind in enumerate(one)
     }
-    even_places = [place for place, kind in kinds.items() if kind[0] == "*" or (even and names[place[0]] == "rank")]
+    aligned = [not param.do_not_specialize_on_alignment for param in kernel.params]
+    even_places = [
+        place for place, kind in kinds.items() if (kind[0] == "*" and aligned[place[0]]) or (even and names[place[0]] == "rank")
+    ]
     source = ASTSource(
         fn=kernel,
         signature=signature,
         constexprs={(names.index(name),): value for name, value in constants.items()},
         attrs={place: [["tt.divisibility", 16]] for place in even_places},
     )
-    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps, "enable_fp_fusion": False})
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
 
 
-def report(kernel, warps, *, even=True, **constants):
-    made = compiled(kernel, warps, even=even, **constants)
-    told = {"kernel": kernel.fn.__name__, "even": even, **constants, **resources(made), "sums": sums(made, constants["WIDTH"])}
+def report(kernel, options, *, even=True, **constants):
+    made = compiled(kernel, options, even=even, **constants)
+    anew = [param.name for param in kernel.params if param.name in INTEGERS and not param.do_not_specialize]
+    told = {"kernel": kernel.fn.__name__, "even": even, "anew": anew, **constants, **resources(made)}
+    told["sums"] = sums(made, constants["WIDTH"])
     print(json.dumps(told), flush=True)
 
 
@@ -111,33 +118,43 @@ def sums(made, width):
     return sorted({layouts[name] for name in found})
 
 
+def warps(n):
+    return {"num_warps": n}
+
+
+def runs(launcher, width):
+    """Return how *launcher* has its kernel of runs compiled."""
+    return {**gpu_learn.IN_ORDER, "maxnreg": launcher.most_registers(width)}
+
+
 for width, means, even in ((64, False, True), (64, True, True), (64, False, False), (128, True, True)):
-    report(gpu_sgd.learn_runs, 1, even=even, WEIGHTED=False, MEANS=means, WIDTH=width)
+    report(gpu_sgd.learn_runs, runs(gpu_learn, width), even=even, WEIGHTED=False, MEANS=means, WIDTH=width)
     for longest in (1, 16):
-        report(gpu_sgd.learn_events, 1, even=even, WEIGHTED=False, MEANS=means, WIDTH=width, LONGEST=longest)
+        report(gpu_sgd.learn_events, gpu_learn.IN_ORDER, even=even, WEIGHTED=False, MEANS=means, WIDTH=width, LONGEST=longest)
 for loss, optimizer, width in ((3, 4, 64), (2, 0, 128)):
     chosen = {"LOSS": loss, "OPTIMIZER": optimizer, "WEIGHTED": False, "WIDTH": width}
-    report(gpu_general.learn_any_runs, 1, **chosen)
+    report(gpu_general.learn_any_runs, runs(gpu_general_learn, width), **chosen)
     if width == 64:
-        report(gpu_general.learn_any_events, 1, BIASED=True, LONGEST=8, **chosen)
+        report(gpu_general.learn_any_events, gpu_learn.IN_ORDER, BIASED=True, LONGEST=8, **chosen)
 for width in (16, 64):
     for precision in ("ieee", "tf32x3"):
-        report(gpu_als.solve_rows, gpu_solve.warps(width), WEIGHTED=False, WIDTH=width, PRECISION=precision)
-    report(gpu_als.sum_pieces, gpu_solve.warps(width), WIDTH=width, PIECE=gpu_solve.PIECE, PRECISION=gpu_solve.PRECISION)
-    report(gpu_als.solve_long_rows, gpu_solve.warps(width), WEIGHTED=True, WIDTH=width, PIECE=gpu_solve.PIECE)
-report(gpu_posterior.filter_events, 1, even=False, WIDTH=16, TILE=gpu_filter.TILE)  # of 64: as well, in half a minute
-report(gpu_posterior.smooth_rows, gpu_solve.warps(64), WIDTH=64, TILE=gpu_filter.LONG_TILE)
-report(gpu_effects.meet_rows, 1, WIDTH=16)
-report(gpu_effects.recall_rows, 1, WIDTH=16, TILE=16)
-report(gpu_effects.lessen_rows, 1, WIDTH=16, TILE=16)
-report(gpu_effects.attribute_rows, gpu_effects.CHAIN_WARPS.value, WIDTH=16, TILE=gpu_effects.CHAIN_TILE.value)
+        report(gpu_als.solve_rows, warps(gpu_solve.warps(width)), WEIGHTED=False, WIDTH=width, PRECISION=precision)
+    report(gpu_als.sum_pieces, warps(gpu_solve.warps(width)), WIDTH=width, PIECE=gpu_solve.PIECE, PRECISION=gpu_solve.PRECISION)
+    report(gpu_als.solve_long_rows, warps(gpu_solve.warps(width)), WEIGHTED=True, WIDTH=width, PIECE=gpu_solve.PIECE)
+# of 64: as well, in half a minute
+report(gpu_posterior.filter_events, gpu_learn.IN_ORDER, even=False, WIDTH=16, TILE=gpu_filter.TILE)
+report(gpu_posterior.smooth_rows, warps(gpu_solve.warps(64)), WIDTH=64, TILE=gpu_filter.LONG_TILE)
+report(gpu_effects.meet_rows, warps(1), WIDTH=16)
+report(gpu_effects.recall_rows, warps(1), WIDTH=16, TILE=16)
+report(gpu_effects.lessen_rows, warps(1), WIDTH=16, TILE=16)
+report(gpu_effects.attribute_rows, warps(gpu_effects.CHAIN_WARPS.value), WIDTH=16, TILE=gpu_effects.CHAIN_TILE.value)
 for kernel, how in (
     (gpu_implicit.solve_pairs, {"PRECISION": gpu_solve.PRECISION}),
     (gpu_implicit.sum_pair_pieces, {"PRECISION": gpu_solve.PRECISION, "PIECE": gpu_solve.PIECE}),
     (gpu_implicit.solve_long_pairs, {"PIECE": gpu_solve.PIECE}),
 ):
-    report(kernel, gpu_solve.warps(64), WIDTH=64, **how)
+    report(kernel, warps(gpu_solve.warps(64)), WIDTH=64, **how)
 for loss, smooth, nonnegative in ((losses.ORDINAL, True, False), (losses.POISSON, False, True)):
     how = {"WEIGHTED": smooth, "BIASED": not nonnegative, "SMOOTH": smooth, "NONNEGATIVE": nonnegative, "LOSS": loss}
-    report(gpu_rows.newton, 8, WIDTH=64, PRECISION=gpu_solve.PRECISION, **how)
-print(json.dumps({"kernel": "fill", **resources(compiled(gpu_start.fill, 4, WIDTH=64))}))
+    report(gpu_rows.newton, warps(8), WIDTH=64, PRECISION=gpu_solve.PRECISION, **how)
+report(gpu_start.fill, {}, WIDTH=64)

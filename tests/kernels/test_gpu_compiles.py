@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -25,6 +26,18 @@ def test_every_kernel_compiles(kernels):
     clicks = {"solve_pairs", "sum_pair_pieces", "solve_long_pairs"}
     posterior = {"filter_events", "smooth_rows", "meet_rows", "recall_rows", "lessen_rows", "attribute_rows"}
     assert {kernel["kernel"] for kernel in kernels} == sgd | als | clicks | posterior | {"fill"}
+
+
+def test_no_kernel_is_compiled_anew_for_another_number_of_events(kernels):
+    assert {name for kernel in kernels for name in kernel["anew"]} <= {"rank", "said_stride", "told_stride"}
+
+
+@pytest.mark.parametrize(("capability", "n"), [((7, 5), 16), ((8, 0), 32), ((8, 6), 16), ((8, 9), 24), ((99, 0), 16)])
+def test_no_more_programs_wait_for_each_other_than_a_processor_runs(monkeypatch, capability, n):
+    device = SimpleNamespace(major=capability[0], minor=capability[1], multi_processor_count=10)
+    monkeypatch.setattr(gpu_learn.torch.cuda, "get_device_properties", lambda _: device)
+    assert gpu_learn.resident(40) == 10 * n
+    assert gpu_learn.resident(8) == 80
 
 
 def test_programs_that_wait_for_each_other_fit_into_a_processor_together(kernels):

@@ -5,11 +5,11 @@ import logging
 import numpy as np
 import pytest
 
-from factorstream.worker.kernels import available_kernels, cpu, gpu, gpu_tables, reference
-from factorstream.worker.kernels.api import Objective, Penalty, Rates
+from factorstream.worker.kernels import available_kernels, cpu, gpu, gpu_general_learn, gpu_learn, gpu_tables, reference
+from factorstream.worker.kernels.api import Objective, Penalty, Rates, Side
 from factorstream.worker.kernels.gram import gram_of
 from factorstream.worker.model.factors import Factors
-from tests.kernels.objectives import LOSSES, ratings_for, side_for
+from tests.kernels.objectives import LOSSES, optimizer_for, ratings_for, side_for
 from tests.kernels.problems import batch_of, copied, histories_of, side
 
 OBJECTIVE, RATES = Objective(Penalty(0.1, 0.1, 0.1, False)), Rates(0.05, 0.05, 0.0)
@@ -176,3 +176,114 @@ def test_what_the_device_does_not_know_is_learned_by_the_processor():
     for one in held:
         one.fetch()
     np.testing.assert_allclose(users.factors, expected_users.factors, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("n_factors", [0, 3])
+@pytest.mark.parametrize("most_bytes", [None, 0])
+def test_the_host_gets_every_row_however_little_memory_is_left(monkeypatch, n_factors, most_bytes):
+    monkeypatch.setattr(gpu_tables, "AT_ONCE", 4)
+    rows = np.array([0, 1, 2, 5, 7, 8, 9, 10, 11, 14])
+    one = Side(np.zeros((15, n_factors), np.float32), np.zeros(15, np.float32))
+    held = gpu.hold(one, 15)
+    expected = copied(one)
+    for table in held.tables:
+        table[rows] = 1.0
+    for table in expected:
+        table[rows] = 1.0
+    held.tables.biases[12] = 5.0  # not said to have changed
+    held.changed(rows)
+    monkeypatch.setattr(gpu_tables, "most_bytes", most_bytes)
+    held.fetch()
+    assert bytes_of(one) == bytes_of(expected)
+
+
+def test_rows_that_find_no_way_back_to_the_device_leave_it_for_good(monkeypatch, caplog):
+    users, _ = problem()
+    held, changed_there, changed_here = gpu.hold(users, 5), np.array([0, 3]), np.array([1, 3], np.int32)
+    held.tables.biases[changed_there] = 7.0
+    held.changed(changed_there)
+    users.biases[changed_here] = 9.0
+    monkeypatch.setattr(gpu_tables, "most_bytes", 0)
+    held.send(changed_here)
+    assert held.missing
+    assert "does not fit on the GPU" in caplog.text
+    assert users.biases[[0, 1, 3]].tolist() == [7.0, 9.0, 9.0]
+    held.fetch()
+    assert users.biases[[0, 1, 3]].tolist() == [7.0, 9.0, 9.0]
+
+
+@pytest.mark.parametrize("most_bytes", [32, 0])
+def test_memory_that_runs_short_in_the_middle_changes_nothing_that_is_learned(monkeypatch, most_bytes):
+    users, items = problem()
+    expected_users, expected_items = copied(users), copied(items)
+    held = gpu.hold(users, 5), gpu.hold(items, 4)
+    histories = histories_of([[(m, 3.0 + m) for m in range(n % 4)] for n in range(5)])
+    for bytes_left in (None, most_bytes, None):
+        monkeypatch.setattr(gpu_tables, "most_bytes", bytes_left)
+        scored, gains = learn(gpu, *held, batch_of(EVENTS, 0)), solve(gpu, *held, histories)
+        expected = learn(cpu, expected_users, expected_items, batch_of(EVENTS, 0))
+        expected_gains = solve(cpu, expected_users, expected_items, histories)
+        np.testing.assert_allclose(np.stack(scored), np.stack(expected), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(gains, expected_gains, rtol=1e-3, atol=1e-4)
+    for one in held:
+        one.fetch()
+    for one, other in zip((*users, *items), (*expected_users, *expected_items), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_a_mean_that_was_taken_out_is_put_back_whatever_happens(monkeypatch):
+    users, items = problem()
+    before, held = copied(users), gpu.hold(users, 5)
+    means, histories = np.full((5, 7), 0.5, np.float32), histories_of([[(0, 3.0)]] * 5)
+
+    def fail(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu, "_als", fail)
+    rows = np.arange(5, dtype=np.int32)
+    with pytest.raises(KeyboardInterrupt):
+        gpu.als(held, items, rows, histories, intercept=3.0, objective=OBJECTIVE, of_users=True, means=means)
+    held.fetch()
+    for one, other in zip(users, before, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_rows_that_hold_nothing_are_zero_and_tell_what_that_gained():
+    users, items = problem()
+    users.factors[2] = np.nan
+    expected, histories = copied(users), histories_of([[(0, 3.0)], [], [], [(1, 4.0), (2, 2.0)], []])
+    gains, expected_gains = solve(gpu, users, items, histories), solve(reference, expected, items, histories)
+    for one, other in zip((*users, gains), (*expected, expected_gains), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    assert not users.factors[[1, 2, 4]].any()
+
+
+def test_what_is_made_of_a_kept_batch_or_kept_histories_is_sent_anew():
+    users, items = problem()
+    batch, histories = batch_of(EVENTS, 3), histories_of([[(m, 3.0 + m) for m in range(n % 4)] for n in range(5)])
+    kept, kept_histories = gpu.keep(batch), gpu.keep(histories)
+    learn(gpu, copied(users), copied(items), kept)
+    solve(gpu, copied(users), copied(items), kept_histories)
+    outcomes = []
+    for one, some in ((kept, kept_histories), (batch, histories)):
+        own, other = copied(users), copied(items)
+        scored = learn(gpu, own, other, one._replace(ratings=one.ratings + 1))
+        gains = solve(gpu, own, other, some._replace(ratings=some.ratings + 1))
+        outcomes.append([*scored, gains, *own, *other])
+    assert bytes_of(outcomes[0]) == bytes_of(outcomes[1])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum"])
+def test_programs_that_find_no_run_left_look_at_nothing_behind_the_runs(monkeypatch, optimizer):
+    n, n_programs, outcomes = 7, 40, []
+    for further in (False, True):
+        rng = np.random.default_rng(0)
+        users, items, batch = side(rng, 3, 4), side(rng, n, 4), gpu.keep(batch_of([(m % 3, m, 4.0) for m in range(n)], 0))
+        if further:
+            for launcher in (gpu, gpu_learn, gpu_general_learn):
+                monkeypatch.setattr(launcher, "programs", lambda width: n_programs)
+            work = gpu_learn.work_of(batch, n_programs)
+            batch.work[n_programs] = work._replace(starts=work.starts.repeat(3)[: n + 2])  # behind the runs, the same once more
+        how = {"intercept": 3.0, "objective": OBJECTIVE, "rates": RATES, "optimizer": optimizer_for(optimizer, 3, n, 4)}
+        outcomes.append([*gpu.sgd(users, items, batch, **how), *users, *items])
+    assert bytes_of(outcomes[0]) == bytes_of(outcomes[1])

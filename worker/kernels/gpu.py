@@ -7,6 +7,7 @@ CPU's do in their place (`devices` says what that is), as they do where the devi
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -48,7 +49,6 @@ log = logging.getLogger(__name__)
 FEWEST = 64
 """Events that are not cut in halves any more when memory is short."""
 HALVED = "the GPU has no memory for %s rows at once, and solves half as many at a time: %s"
-NOTHING = np.zeros(0, np.int64)
 
 
 def hold(side: Rows, n: int) -> Rows:
@@ -86,11 +86,9 @@ def sgd(
     length, penalty = longest(batch), objective.penalty
     singular = length and not (penalty.user > 0 and penalty.item > 0 and (penalty.bias > 0 or not objective.biased))
     unknown = too_long(length) or (not is_plain(objective, optimizer) and too_wide(here.factors.shape[1]))
-    if unknown or singular or here.missing or there.missing or of_users.missing or of_items.missing:
-        how: dict[str, Any] = {"intercept": intercept, "objective": objective, "rates": rates, "optimizer": remembered}
-        scored = _sgd_on_host(here, there, batch, **how, apart=apart)
-    else:
-        scored = _sgd(here, there, batch, intercept, objective, rates, remembered)
+    how: dict[str, Any] = {"intercept": intercept, "objective": objective, "rates": rates, "optimizer": remembered}
+    learn_all: Callable[..., Scored] = _sgd_on_host if unknown or singular else _sgd
+    scored = learn_all(here, there, batch, apart=apart, **how)
     _return(here, users)
     _return(there, items)
     _return(of_users, optimizer.users)
@@ -113,14 +111,12 @@ def als(
     """Solve each of *rows* (`api.Kernels.als`); exactly, whatever *solver* says."""
     if not len(rows):
         return np.zeros(0)
+    how: dict[str, Any] = {"intercept": intercept, "objective": objective, "of_users": of_users}
     if len(means):
-        how = {"intercept": intercept, "objective": objective, "of_users": of_users}
         return _als_around(means, own, other, rows, histories, **how)
     here, there = _resident(own), _resident(other)
-    if too_wide(own.factors.shape[1]) or here.missing or there.missing:
-        gains = _als_on_host(here, there, rows, histories, intercept=intercept, objective=objective, of_users=of_users)
-    else:
-        gains = _als(here, there, np.ascontiguousarray(rows, np.int32), histories, intercept, objective, of_users)
+    solve_all: Callable[..., F64] = _als_on_host if too_wide(own.factors.shape[1]) else _als
+    gains = solve_all(here, there, np.ascontiguousarray(rows, np.int32), histories, **how)
     _return(here, own)
     return gains
 
@@ -140,7 +136,7 @@ def implicit(
     if not len(rows):
         return np.zeros(0)
     here, there = _resident(own), _resident(other)
-    if too_wide(own.factors.shape[1]) or here.missing or there.missing:
+    if too_wide(own.factors.shape[1]):
         gains = _implicit_on_host(here, there, rows, histories, gram, alpha, penalties)
     else:
         gains = _implicit(here, there, np.ascontiguousarray(rows, np.int32), histories, gram, alpha, penalties)
@@ -286,24 +282,33 @@ def _implicit_on_host(
     return gains
 
 
-def _sgd(
-    users: Resident, items: Resident, batch: Batch, intercept: float, objective: Objective, rates: Rates, optimizer: Optimizer
-) -> Scored:
-    """Learn on the device, a part of the batch at a time where memory is short."""
-    n, of_users, of_items = len(batch.ratings), *gpu_moments.of_both(optimizer)
+def _sgd(users: Resident, items: Resident, batch: Batch, apart: I64 | None = None, **how: Any) -> Scored:
+    """Learn on the device, a part of the batch at a time where memory is short; on the host what has no room there."""
+    n = len(batch.ratings)
+    if any(held.missing for held in (users, items, *gpu_moments.of_both(how["optimizer"]))):
+        return _sgd_on_host(users, items, batch, apart=apart, **how)
     try:
-        if is_plain(objective, optimizer):
-            work = work_of(batch, programs(width_of(users.factors.shape[1])))
-            scored = learn(users.tables, items.tables, users.factors.shape[1], work, intercept, objective, rates)
-        else:
-            scored = gpu_general_learn.learn(users, items, batch, intercept, objective, rates, optimizer)
+        return _sgd_at_once(users, items, batch, **how)
     except Full as full:
-        if n <= FEWEST:
-            return _sgd_on_host(users, items, batch, intercept=intercept, objective=objective, rates=rates, optimizer=optimizer)
-        log.warning("the GPU has no memory for %s ratings at once, and learns half as many at a time: %s", f"{n:,}", full)
-        parts = [part_of(batch, 0, n // 2), part_of(batch, n // 2, n)]
-        learned = [_sgd(users, items, part, intercept, objective, rates, optimizer) for part in parts]
-        return Scored(*np.concatenate(learned, axis=1))
+        if n > FEWEST:
+            log.warning("the GPU has no memory for %s ratings at once, and learns half as many at a time: %s", f"{n:,}", full)
+    # not before the exception is gone, and with it what the device holds for the attempt that failed
+    if n <= FEWEST:
+        return _sgd_on_host(users, items, batch, apart=apart, **how)
+    learned = [_sgd(users, items, part_of(batch, *ends), **how) for ends in ((0, n // 2), (n // 2, n))]
+    return Scored(*np.concatenate(learned, axis=1))
+
+
+def _sgd_at_once(
+    users: Resident, items: Resident, batch: Batch, *, intercept: float, objective: Objective, rates: Rates, optimizer: Optimizer
+) -> Scored:
+    """Learn on the device. Raises `Full` before anything is changed."""
+    if is_plain(objective, optimizer):
+        work = work_of(batch, programs(width_of(users.factors.shape[1])))
+        scored = learn(users.tables, items.tables, users.factors.shape[1], work, intercept, objective, rates)
+    else:
+        scored = gpu_general_learn.learn(users, items, batch, intercept, objective, rates, optimizer)
+    of_users, of_items = gpu_moments.of_both(optimizer)
     for held, rows in (((users, of_users), batch.user_rows), ((items, of_items), batch.item_rows)):
         for one in held:
             one.changed(rows)
@@ -315,30 +320,35 @@ def _als_around(means: F32, own: Side, other: Side, rows: I32, histories: Histor
     with lent(own, other) as (here, there):
         less = histories._replace(ratings=gpu_met.less(there, histories, means))
         here.add(rows, -means)
-        gains = als(here, there, rows, less, **how)
-        here.add(rows, means)
-    return gains
+        try:
+            return als(here, there, rows, less, **how)
+        finally:
+            here.add(rows, means)
 
 
-def _als(
-    own: Resident, other: Resident, rows: I32, histories: Histories, intercept: float, objective: Objective, of_users: bool
-) -> F64:
-    """Solve on the device, a part of the rows at a time where memory is short."""
+def _als(own: Resident, other: Resident, rows: I32, histories: Histories, **how: Any) -> F64:
+    """Solve on the device, a part of the rows at a time where memory is short; on the host what has no room there."""
     n = len(rows)
+    if own.missing or other.missing:
+        return _als_on_host(own, other, rows, histories, **how)
     try:
-        work, rank, left = rows_of(histories), own.factors.shape[1], NOTHING
-        if objective.is_least_squares:
-            gains = solve(own.tables, other.tables, rank, rows, work, intercept, objective, of_users)
-        else:
-            gains, left = solve_any(own.tables, other.tables, rank, rows, work, intercept, objective, of_users)
+        return _als_at_once(own, other, rows, histories, **how)
     except Full as full:
-        if n <= 1:
-            return _als_on_host(own, other, rows, histories, intercept=intercept, objective=objective, of_users=of_users)
-        log.warning(HALVED, f"{n:,}", full)
-        parts = ((0, n // 2), (n // 2, n))
-        return np.concatenate(
-            [_als(own, other, rows[a:b], entries_of(histories, a, b), intercept, objective, of_users) for a, b in parts]
-        )
+        if n > 1:
+            log.warning(HALVED, f"{n:,}", full)
+    # not before the exception is gone, as in `_sgd`
+    if n <= 1:
+        return _als_on_host(own, other, rows, histories, **how)
+    parts = ((0, n // 2), (n // 2, n))
+    return np.concatenate([_als(own, other, rows[a:b], entries_of(histories, a, b), **how) for a, b in parts])
+
+
+def _als_at_once(
+    own: Resident, other: Resident, rows: I32, histories: Histories, *, intercept: float, objective: Objective, of_users: bool
+) -> F64:
+    """Solve on the device, and on the host what needs float64. Raises `Full` before anything is changed."""
+    work, rank, solver = rows_of(histories), own.factors.shape[1], solve if objective.is_least_squares else solve_any
+    gains, left = solver(own.tables, other.tables, rank, rows, work, intercept, objective, of_users)
     own.changed(rows)
     if len(left):
         some = picked(histories, left)
@@ -347,19 +357,30 @@ def _als(
 
 
 def _implicit(own: Resident, other: Resident, rows: I32, histories: Histories, gram: F64, alpha: float, penalties: F32) -> F64:
-    """Solve over all pairs on the device, a part of the rows at a time where memory is short."""
+    """Solve over all pairs on the device, as `_als` does."""
     n = len(rows)
+    if own.missing or other.missing:
+        return _implicit_on_host(own, other, rows, histories, gram, alpha, penalties)
     try:
-        work, rank = rows_of(histories), own.factors.shape[1]
-        gains, left = solve_pairs(own.tables, other.tables, rank, rows, work, gram, alpha, penalties)
+        return _implicit_at_once(own, other, rows, histories, gram, alpha, penalties)
     except Full as full:
-        if n <= 1:
-            return _implicit_on_host(own, other, rows, histories, gram, alpha, penalties)
-        log.warning(HALVED, f"{n:,}", full)
-        parts = ((0, n // 2), (n // 2, n))
-        return np.concatenate(
-            [_implicit(own, other, rows[a:b], entries_of(histories, a, b), gram, alpha, penalties[a:b]) for a, b in parts]
-        )
+        if n > 1:
+            log.warning(HALVED, f"{n:,}", full)
+    # not before the exception is gone, as in `_sgd`
+    if n <= 1:
+        return _implicit_on_host(own, other, rows, histories, gram, alpha, penalties)
+    parts = ((0, n // 2), (n // 2, n))
+    return np.concatenate(
+        [_implicit(own, other, rows[a:b], entries_of(histories, a, b), gram, alpha, penalties[a:b]) for a, b in parts]
+    )
+
+
+def _implicit_at_once(
+    own: Resident, other: Resident, rows: I32, histories: Histories, gram: F64, alpha: float, penalties: F32
+) -> F64:
+    """Solve over all pairs on the device, and on the host what needs float64. Raises `Full` before anything is changed."""
+    work, rank = rows_of(histories), own.factors.shape[1]
+    gains, left = solve_pairs(own.tables, other.tables, rank, rows, work, gram, alpha, penalties)
     own.changed(rows)
     if len(left):
         gains[left] = _implicit_on_host(own, other, rows[left], picked(histories, left), gram, alpha, penalties[left])

@@ -5,6 +5,7 @@ Sides and beliefs stay on the device (`gpu_tables.Mirror`); where it has no memo
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import Any, TypedDict
 
@@ -14,7 +15,7 @@ from factorstream.worker.kernels import cpu_filter, gpu_posterior, gpu_schedule
 from factorstream.worker.kernels.api import I32, Batch, Histories, Side
 from factorstream.worker.kernels.beliefs import Beliefs, Filters, Foreseen, Prior, Smoothed
 from factorstream.worker.kernels.effects import Pull
-from factorstream.worker.kernels.gpu_learn import entries_of, part_of, programs
+from factorstream.worker.kernels.gpu_learn import IN_ORDER, entries_of, part_of, programs
 from factorstream.worker.kernels.gpu_met import attribute_rows, refuse_missing
 from factorstream.worker.kernels.gpu_solve import rows_of, warps
 from factorstream.worker.kernels.gpu_tables import (
@@ -83,7 +84,7 @@ def filter_batch(
         return Foreseen(*np.empty((5, 0), np.float32))
     how = Filtering(intercept=intercept, noise=noise, user_prior=user_prior, item_prior=item_prior)
     with lent(users, items, user_beliefs, item_beliefs) as held:
-        return _filter_on_host(held, batch, how) if _any_missing(held) else _filter(held, batch, how)
+        return _filter(held, batch, how)
 
 
 def smooth(
@@ -103,7 +104,7 @@ def smooth(
         return Smoothed(*np.zeros((6, 0)))
     how = Smoothing(intercept=intercept, noise=noise, prior=prior)
     with lent(own, other, own_beliefs, other_beliefs) as held:
-        return _smooth_on_host(held, rows, histories, how) if _any_missing(held) else _smooth(held, rows, histories, how)
+        return _smooth(held, rows, histories, how)
 
 
 def explain(
@@ -122,11 +123,11 @@ def explain(
     if not len(rows):
         return
     with lent(own_beliefs, other, other_beliefs) as held:
-        try:
+        with contextlib.suppress(Full):
             refuse_missing(*held)
             _explain(held, rows, histories, other_counts, factor_ridge, bias_ridge, prior)
-        except Full:
-            _explain_on_host(held, rows, histories, other_counts, factor_ridge, bias_ridge, prior)
+            return
+        _explain_on_host(held, rows, histories, other_counts, factor_ridge, bias_ridge, prior)
 
 
 Held = tuple[Resident, Resident, ResidentBeliefs, ResidentBeliefs]
@@ -142,16 +143,25 @@ def _cpu() -> Filters:
 
 
 def _filter(held: Held, batch: Batch, how: Filtering) -> Foreseen:
-    """Learn on the device, a part of the batch at a time where memory is short."""
+    """Learn on the device, a part of the batch at a time where memory is short; on the host what has no room there."""
     n = len(batch.ratings)
+    if _any_missing(held):
+        return _filter_on_host(held, batch, how)
     try:
-        foreseen = _filtered(held, batch, how).cpu().numpy()
+        return _filter_at_once(held, batch, how)
     except Full as full:
-        if n <= FEWEST:
-            return _filter_on_host(held, batch, how)
-        log.warning("the GPU has no memory for %s ratings at once, and learns half as many at a time: %s", f"{n:,}", full)
-        learned = [_filter(held, part_of(batch, *ends), how) for ends in ((0, n // 2), (n // 2, n))]
-        return Foreseen(*np.concatenate(learned, axis=1))
+        if n > FEWEST:
+            log.warning("the GPU has no memory for %s ratings at once, and learns half as many at a time: %s", f"{n:,}", full)
+    # not before the exception is gone, and with it what the device holds for the attempt that failed
+    if n <= FEWEST:
+        return _filter_on_host(held, batch, how)
+    learned = [_filter(held, part_of(batch, *ends), how) for ends in ((0, n // 2), (n // 2, n))]
+    return Foreseen(*np.concatenate(learned, axis=1))
+
+
+def _filter_at_once(held: Held, batch: Batch, how: Filtering) -> Foreseen:
+    """Learn on the device. Raises `Full` before anything is changed."""
+    foreseen = _filtered(held, batch, how).cpu().numpy()
     for mirror, rows in _written(held, batch):
         mirror.changed(rows)
     return Foreseen(*foreseen)
@@ -180,7 +190,7 @@ def _filtered(held: Held, batch: Batch, how: Filtering) -> Tensor:
         *map(float, (how["intercept"], how["noise"], *how["user_prior"], *how["item_prior"])),
         WIDTH=width,
         TILE=TILE,
-        num_warps=1,
+        **IN_ORDER,
     )
     return foreseen
 
@@ -208,17 +218,26 @@ def _on_host(held: Held) -> tuple[tuple[Side, Side], tuple[Beliefs, Beliefs]]:
 
 
 def _smooth(held: Held, rows: I32, histories: Histories, how: Smoothing) -> Smoothed:
-    """Solve on the device, a part of the rows at a time where memory is short."""
+    """Solve on the device, a part of the rows at a time where memory is short; on the host what has no room there."""
     n = len(rows)
+    if _any_missing(held):
+        return _smooth_on_host(held, rows, histories, how)
     try:
-        told = _smoothed(held, rows, histories, how).cpu().numpy().astype(np.float64)
+        return _smooth_at_once(held, rows, histories, how)
     except Full as full:
-        if n <= 1:
-            return _smooth_on_host(held, rows, histories, how)
-        log.warning("the GPU has no memory for %s rows at once, and solves half as many at a time: %s", f"{n:,}", full)
-        parts = ((0, n // 2), (n // 2, n))
-        solved = [_smooth(held, rows[a:b], entries_of(histories, a, b), how) for a, b in parts]
-        return Smoothed(*np.concatenate(solved, axis=1))
+        if n > 1:
+            log.warning("the GPU has no memory for %s rows at once, and solves half as many at a time: %s", f"{n:,}", full)
+    # not before the exception is gone, as in `_filter`
+    if n <= 1:
+        return _smooth_on_host(held, rows, histories, how)
+    parts = ((0, n // 2), (n // 2, n))
+    solved = [_smooth(held, rows[a:b], entries_of(histories, a, b), how) for a, b in parts]
+    return Smoothed(*np.concatenate(solved, axis=1))
+
+
+def _smooth_at_once(held: Held, rows: I32, histories: Histories, how: Smoothing) -> Smoothed:
+    """Solve on the device. Raises `Full` before anything is changed."""
+    told = _smoothed(held, rows, histories, how).cpu().numpy().astype(np.float64)
     held[0].changed(rows)
     held[2].changed(rows)
     return Smoothed(*told)

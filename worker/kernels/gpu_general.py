@@ -206,7 +206,7 @@ def learn_any_runs(
     user_ridge, item_ridge, bias_ridge, user_lasso, item_lasso = weights
     of_users, of_items = (user_ridge, bias_ridge, user_lasso, lowest), (item_ridge, bias_ridge, item_lasso, lowest)
     run = tl.atomic_add(counter, 1, sem="relaxed")
-    begin = tl.load(starts + run)
+    begin = tl.load(starts + tl.minimum(run, n_events))
     while begin < n_events:
         end = tl.load(starts + run + 1)
         item = tl.load(item_rows + begin).to(tl.int64)
@@ -256,7 +256,7 @@ def learn_any_runs(
         signal(signals, tl.load(slots + back, mask=back < end, other=0), back < end)
         tl.atomic_add(signals + tl.load(slots + n_events + end - 1), 1, sem="relaxed")
         run = tl.atomic_add(counter, 1, sem="relaxed")
-        begin = tl.load(starts + run)
+        begin = tl.load(starts + tl.minimum(run, n_events))
 
 
 @jit

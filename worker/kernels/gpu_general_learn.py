@@ -12,8 +12,8 @@ import torch
 from factorstream.worker.kernels import gpu_general, gpu_learn, losses
 from factorstream.worker.kernels.api import Batch, Objective, Optimizer, Rates
 from factorstream.worker.kernels.gpu_fold import room_of
-from factorstream.worker.kernels.gpu_language import DEVICE, INTERPRETED
-from factorstream.worker.kernels.gpu_learn import REGISTERS, Runs
+from factorstream.worker.kernels.gpu_language import INTERPRETED
+from factorstream.worker.kernels.gpu_learn import IN_ORDER, REGISTERS, Runs
 from factorstream.worker.kernels.gpu_losses import edges_of
 from factorstream.worker.kernels.gpu_moments import of_both
 from factorstream.worker.kernels.gpu_tables import Resident, Tensor, empty, sent, width_of, zeros
@@ -34,7 +34,7 @@ def programs(width: int) -> int:
     """Return how many programs of `gpu_general.learn_any_runs` surely run at the same time. Interpreted ones run one by one."""
     if INTERPRETED.value:
         return 1
-    return a_processor(width) * int(torch.cuda.get_device_properties(DEVICE).multi_processor_count)
+    return gpu_learn.resident(a_processor(width))
 
 
 @np.errstate(all="ignore")
@@ -53,14 +53,14 @@ def learn(
         "OPTIMIZER": gpu_general.OPTIMIZERS.index(optimizer.name),
         "WEIGHTED": bool(objective.penalty.weighted),
         "WIDTH": width,
-        "num_warps": 1,
-        "enable_fp_fusion": False,
+        **IN_ORDER,
     }
     if isinstance(work, Runs):
         n = len(work.events)
         scored, signals = empty((4, n)), zeros((2 * n + 1,))
         runs = work.events, work.starts, *work.columns, work.waits, work.slots, signals, signals[2 * n :], scored
-        gpu_general.learn_any_runs[(n_programs,)](*tables, *runs, *edges, n, rank, *numbers, maxnreg=most_registers(width), **how)
+        how["maxnreg"] = most_registers(width)
+        gpu_general.learn_any_runs[(min(n_programs, n),)](*tables, *runs, *edges, n, rank, *numbers, **how)
         return scored
     there, order, length = work
     n, n_accesses, n_reads = len(there.ratings), len(order.wait), len(there.user_histories.others)

@@ -3,6 +3,7 @@
 Imported before anything else of Triton, which reads the environment when its own functions are defined.
 """
 
+import functools
 import os
 
 import torch
@@ -22,7 +23,12 @@ INFINITY = tl.constexpr(float("inf"))
 
 next_power_of_2, cdiv = triton.next_power_of_2, triton.cdiv
 
-jit = triton.jit
+COUNTS = ("n_events", "n_user_reads", "n_rows", "n_places", "first")
+"""Arguments that differ from call to call: Triton would compile anew where one is 1, and where 16 divides it."""
+PARTS = ("counter", "means", "biases")
+"""Columns that may begin anywhere in another, which it would look at too."""
+
+jit = functools.partial(triton.jit, do_not_specialize=COUNTS, do_not_specialize_on_alignment=PARTS)
 """For kernels."""
 
 if INTERPRETED.value:

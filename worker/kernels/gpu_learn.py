@@ -22,6 +22,15 @@ from factorstream.worker.kernels.gpu_tables import (
     zeros,
 )
 
+IN_ORDER = {"num_warps": 1, "enable_fp_fusion": False}
+"""How kernels are compiled that learn in order: without fused products, so that each gives an event the same bits."""
+REGISTERS = 1 << 16
+"""Of one multiprocessor."""
+BLOCKS = {(7, 0): 32, (7, 2): 32, (8, 0): 32, (8, 9): 24, (9, 0): 32, (10, 0): 32, (12, 0): 24, (12, 1): 24}
+"""Programs that one multiprocessor runs at the same time at most, by compute capability."""
+FEWEST_BLOCKS = 16
+"""Of any other: 7.5, 8.6, 8.7, and those that nobody knows yet."""
+
 
 class Runs(NamedTuple):
     """A batch in which nothing folds in, put together by item (`gpu_sgd.learn_runs`)."""
@@ -43,24 +52,25 @@ class Events(NamedTuple):
 
 
 class KeptBatch(Batch):
-    """A batch that is on the device too."""
+    """A batch that is on the device too, once it was needed there; what `_replace` makes of it is not yet."""
 
-    longest: int
-    work: dict[int, Runs | Events]
+    longest: int | None = None
+    """Length of its longest history."""
+    work: dict[int, Runs | Events] | None = None
     """By how many programs run at the same time."""
 
 
 def kept(batch: Batch) -> KeptBatch:
     """Return *batch*, to be sent to the device once."""
-    one = KeptBatch(*batch)
-    one.longest, one.work = longest(batch), {}
-    return one
+    return KeptBatch(*batch)
 
 
 def work_of(batch: Batch, n_programs: int) -> Runs | Events:
     """Send *batch*, and say who waits for whom where *n_programs* run at the same time. Raises `Full`."""
     if not isinstance(batch, KeptBatch):
         return _work_of(batch, n_programs)
+    if batch.work is None:
+        batch.work = {}
     if n_programs not in batch.work:
         batch.work[n_programs] = _work_of(batch, n_programs)
     return batch.work[n_programs]
@@ -89,8 +99,7 @@ def learn(
     numbers = rank, *map(float, (intercept, penalty.user, penalty.item, penalty.bias, *rates))
     width = width_of(rank)
     n_programs = programs(width)
-    # no fused products: both kernels give an event the same bits
-    how: dict[str, Any] = {"WEIGHTED": bool(penalty.weighted), "WIDTH": width, "num_warps": 1, "enable_fp_fusion": False}
+    how: dict[str, Any] = {"WEIGHTED": bool(penalty.weighted), "WIDTH": width, **IN_ORDER}
     means = work.means[0] if isinstance(work, Runs) else work.batch.user_means
     how["MEANS"] = len(means) > 0
     if isinstance(work, Runs):
@@ -98,7 +107,7 @@ def learn(
         n = len(work.events)
         scored, signals = empty((4, n)), zeros((2 * n + 1,))
         runs = work.events, work.starts, *work.columns, *work.means, work.waits, work.slots, signals, signals[2 * n :], scored
-        gpu_sgd.learn_runs[(n_programs,)](*users, *items, *runs, n, *numbers, **how)
+        gpu_sgd.learn_runs[(min(n_programs, n),)](*users, *items, *runs, n, *numbers, **how)
         return scored
     batch, order, length = work
     n, n_accesses, n_reads = len(batch.ratings), len(order.wait), len(batch.user_histories.others)
@@ -108,10 +117,6 @@ def learn(
     columns = *batch[:5], *histories, *order, signals, signals[n_accesses:], room, scored
     gpu_sgd.learn_events[(len(room),)](*users, *items, *columns, n, n_reads, *numbers, LONGEST=length, **how)
     return scored
-
-
-REGISTERS = 1 << 16
-"""Of one multiprocessor."""
 
 
 def a_processor(width: int) -> int:
@@ -124,18 +129,35 @@ def most_registers(width: int) -> int:
     return min(REGISTERS // (a_processor(width) * 32) // 8 * 8, 255)
 
 
+def blocks(major: int, minor: int) -> int:
+    """Return how many programs one multiprocessor of this compute capability runs at the same time at most."""
+    return BLOCKS.get((major, minor), FEWEST_BLOCKS)
+
+
+def resident(most: int) -> int:
+    """Return how many programs of one warp surely run at the same time, of which one multiprocessor has room for *most*."""
+    device = torch.cuda.get_device_properties(DEVICE)
+    return min(most, blocks(device.major, device.minor)) * int(device.multi_processor_count)
+
+
 @functools.cache
 def programs(width: int) -> int:
     """Return how many programs of `gpu_sgd.learn_runs` surely run at the same time. Interpreted ones run one after another."""
     if INTERPRETED.value:
         return 1
-    return a_processor(width) * int(torch.cuda.get_device_properties(DEVICE).multi_processor_count)
+    return resident(a_processor(width))
 
 
 def longest(batch: Batch) -> int:
     """Return the length of the longest history in *batch*."""
-    if isinstance(batch, KeptBatch):
-        return batch.longest
+    if not isinstance(batch, KeptBatch):
+        return _longest(batch)
+    if batch.longest is None:
+        batch.longest = _longest(batch)
+    return batch.longest
+
+
+def _longest(batch: Batch) -> int:
     histories = (batch.user_histories, batch.item_histories)
     return max((int(np.diff(one.starts).max()) for one in histories if len(one.others)), default=0)
 

@@ -121,14 +121,15 @@ def learn_runs(
 ):
     """Learn from events of which none folds in, one run after another; *user_rows* to *item_counts* are in that order.
 
-    *waits* and *slots* are users' first, then items'. The item's row stays in registers from the run's first event to its last.
-    Users are asked for in groups: those at the front whose turn it is are stepped, and what they leave is signalled after the
-    next fence, which also makes sure that the users of the next group are read as they were left.
+    ``starts[n_events]`` is n_events, where programs look that find no run left. *waits* and *slots* are users' first, then
+    items'. The item's row stays in registers from the run's first event to its last. Users are asked for in groups: those at the
+    front whose turn it is are stepped, and what they leave is signalled after the next fence, which also makes sure that the
+    users of the next group are read as they were left.
     """
     k = tl.arange(0, WIDTH)
     lanes = tl.arange(0, GROUP)
     run = tl.atomic_add(counter, 1, sem="relaxed")
-    begin = tl.load(starts + run)
+    begin = tl.load(starts + tl.minimum(run, n_events))
     while begin < n_events:
         end = tl.load(starts + run + 1)
         item = tl.load(item_rows + begin).to(tl.int64)
@@ -187,7 +188,7 @@ def learn_runs(
         signal(signals, tl.load(slots + back, mask=back < end, other=0), back < end)
         tl.atomic_add(signals + tl.load(slots + n_events + end - 1), 1, sem="relaxed")
         run = tl.atomic_add(counter, 1, sem="relaxed")
-        begin = tl.load(starts + run)
+        begin = tl.load(starts + tl.minimum(run, n_events))
 
 
 @inner

@@ -9,10 +9,19 @@ import numpy as np
 import torch
 
 from factorstream.worker.kernels import gpu_als, gpu_implicit, gpu_rows, losses
-from factorstream.worker.kernels.api import F32, F64, I32, I64, Histories, Objective, Side
-from factorstream.worker.kernels.careful import solve_carefully
+from factorstream.worker.kernels.api import F32, F64, I32, I64, Histories, Objective
 from factorstream.worker.kernels.gpu_losses import edges_of
-from factorstream.worker.kernels.gpu_tables import DeviceHistories, Full, Tables, Tensor, empty, histories_on_device, sent, zeros
+from factorstream.worker.kernels.gpu_tables import (
+    DeviceHistories,
+    Full,
+    Tables,
+    Tensor,
+    empty,
+    full_when_short,
+    histories_on_device,
+    sent,
+    zeros,
+)
 
 PRECISION = "ieee"
 """How matrices are multiplied: ``ieee`` is float32; ``tf32x3`` uses tensor cores, each product within 2⁻²⁰ of float32's."""
@@ -37,10 +46,9 @@ class Rows(NamedTuple):
 
 
 class KeptHistories(Histories):
-    """Histories that are on the device too."""
+    """Histories that are on the device too, once they were needed there; what `_replace` makes of them is not yet."""
 
-    work: Rows | None
-    """None before they were first needed."""
+    work: Rows | None = None
 
 
 class Block(NamedTuple):
@@ -80,9 +88,7 @@ def rows_of(histories: Histories) -> Rows:
 
 def kept(histories: Histories) -> KeptHistories:
     """Return *histories*, to be sent to the device once."""
-    one = KeptHistories(*histories)
-    one.work = None
-    return one
+    return KeptHistories(*histories)
 
 
 def _rows_of(histories: Histories) -> Rows:
@@ -102,29 +108,43 @@ def picked(histories: Histories, entries: I64) -> Histories:
 
 def solve(
     own: Tables, other: Tables, rank: int, rows: I32, work: Rows, intercept: float, objective: Objective, of_users: bool
-) -> F64:
-    """Solve all *rows*; return by how much each lowered the objective. Raises `Full` before anything is changed."""
+) -> tuple[F64, I64]:
+    """Solve *rows* for least squares; return by how much each lowered the objective, and the entries that are left to the host.
+
+    Left are those that float32 cannot solve, and all without λ. Raises `Full` before anything is changed.
+    """
     penalty = objective.penalty
     numbers = Numbers(rank, float(intercept), float(penalty.on(users=of_users)[0]), float(penalty.bias), bool(penalty.weighted))
+    if numbers.penalty <= 0:
+        return np.zeros(len(rows)), np.arange(len(rows))
     there, gains, weak = sent(rows, np.int32), empty((len(rows),)).zero_(), zeros((len(rows),))
-    if numbers.penalty > 0:
-        _solve_fast(own, other, there, work, numbers, gains, weak)
-    else:
-        weak[:] = 1
-    careful = np.flatnonzero(weak.cpu().numpy() | (work.counts == 0))
+    none = sent(rows[work.empty], np.int64)
+    fallen = _penalties_of(own, none, numbers)
+    _solve_fast(own, other, there, work, numbers, gains, weak)
+    for table in own:
+        table.index_fill_(0, none, 0.0)
     total = gains.cpu().numpy().astype(np.float64)
-    for entry in careful.tolist():
-        total[entry] = _solve_carefully(own, other, int(rows[entry]), entry, work, numbers)
-    return total
+    total[work.empty] = fallen.cpu().numpy()
+    return total, np.flatnonzero(weak.cpu().numpy())
+
+
+def _penalties_of(own: Tables, rows: Tensor, numbers: Numbers) -> Tensor:
+    """Return what the objective is of *rows* that hold nothing; ∞ where they are not finite. Raises `Full`."""
+    penalty, bias_penalty = numbers.of(0)
+    with full_when_short():
+        factors, biases = own.factors[rows].double(), own.biases[rows].double()
+        total = 0.5 * (penalty * factors.square().sum(1) + bias_penalty * biases.square())
+        return torch.where(total.isfinite(), total, torch.inf)
 
 
 @np.errstate(all="ignore")
 def _solve_fast(own: Tables, other: Tables, rows: Tensor, work: Rows, numbers: Numbers, gains: Tensor, weak: Tensor) -> None:
-    """Solve rows that hold something in float32; mark those that need more in *weak*."""
+    """Solve rows that hold something in float32; mark others in *weak*. Raises `Full` before anything is changed."""
     rank, intercept, penalty, bias_penalty, weighted = numbers
     width = own.factors.shape[1]
     how: dict[str, Any] = {"WIDTH": width, "num_warps": warps(width)}
     short, sums = sent(work.short, np.int32), _room_for_sums(work, width)
+    blocks = list(_blocks(work, len(sums)))
     if len(short):
         gpu_als.solve_rows[(len(short),)](
             *own,
@@ -142,7 +162,7 @@ def _solve_fast(own: Tables, other: Tables, rows: Tensor, work: Rows, numbers: N
             PRECISION=PRECISION,
             **how,
         )
-    for block in _blocks(work, len(sums)):
+    for block in blocks:
         gpu_als.sum_pieces[(len(block.piece_entries),)](
             *own,
             *other,
@@ -231,6 +251,7 @@ def solve_pairs(
     there, gains, weak = sent(rows, np.int32), empty((len(rows),)).zero_(), zeros((len(rows),))
     columns = sent(padded, np.float32), sent(penalties, np.float32), gains, weak
     single, sums = sent(np.append(work.short, work.empty), np.int32), _room_for_sums(work, width)
+    blocks = list(_blocks(work, len(sums)))
     how: dict[str, Any] = {"WIDTH": width, "num_warps": warps(width)}
     if len(single):
         gpu_implicit.solve_pairs[(len(single),)](
@@ -245,7 +266,7 @@ def solve_pairs(
             PRECISION=PRECISION,
             **how,
         )
-    for block in _blocks(work, len(sums)):
+    for block in blocks:
         gpu_implicit.sum_pair_pieces[(len(block.piece_entries),)](
             *own,
             other.factors,
@@ -300,18 +321,3 @@ def _block(work: Rows, entries: I64, pieces: I64) -> Block:
 
 def _pieces(counts: I64) -> I64:
     return -(-counts // PIECE)
-
-
-def _solve_carefully(own: Tables, other: Tables, row: int, entry: int, work: Rows, numbers: Numbers) -> float:
-    """Solve one row on the host, in float64."""
-    part = slice(*work.starts[entry : entry + 2].tolist())
-    others, ratings = work.histories.others[part].long(), work.histories.ratings[part].cpu().numpy()
-    n = len(ratings)
-    mine = Side(own.factors[row : row + 1, : numbers.rank].cpu().numpy().copy(), own.biases[row : row + 1].cpu().numpy().copy())
-    met = Side(other.factors[others, : numbers.rank].cpu().numpy(), other.biases[others].cpu().numpy())
-    history = Histories(np.array([0, n]), np.arange(n, dtype=np.int32), ratings)
-    no_mean = np.zeros(numbers.rank + 1, np.float32)
-    gain = solve_carefully(mine, met, 0, history, no_mean, numbers.intercept, *numbers.of(n))
-    own.factors[row, : numbers.rank] = sent(mine.factors[0], np.float32)
-    own.biases[row : row + 1] = sent(mine.biases, np.float32)
-    return gain

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels.api import F32, I32, Batch, Histories, Side
+from factorstream.worker.kernels.api import F32, I32, I64, Batch, Histories, Side
 from factorstream.worker.kernels.beliefs import Beliefs
 from factorstream.worker.kernels.effects import Effects
 from factorstream.worker.kernels.gpu_language import DEVICE, next_power_of_2
@@ -26,6 +26,8 @@ most_bytes: int | None = None
 
 SMALLEST = 1024
 """Rows that a table on the device has room for at least."""
+AT_ONCE = 1 << 16
+"""Rows of a table that are brought to the host at once."""
 
 
 class Full(MemoryError):
@@ -58,8 +60,6 @@ def zeros(shape: tuple[int, ...]) -> Tensor:
 def sent(column: NDArray[Any], dtype: Any) -> Tensor:
     """Return a column of the host on the device. Raises `Full`."""
     column = np.ascontiguousarray(column, dtype)
-    if DEVICE.type == "cpu":
-        return torch.from_numpy(column.copy())
     target = empty(column.shape, torch.from_numpy(column[:0]).dtype)
     return target.copy_(torch.from_numpy(column))
 
@@ -123,47 +123,58 @@ class Mirror:
         try:
             if n > len(self._newer):
                 self._grow(n)
-            before, self.n = self.n, n
-            self.send(slice(before, n))
         except Full as full:
-            self.fetch()
-            self.n, self.tables, self.missing = 0, self._room(0), True
-            log.warning("a table of %s rows does not fit on the GPU, and is learned by the CPU from now on: %s", f"{n:,}", full)
+            self._leave(n, full)
+            return
+        before, self.n = self.n, n
+        self.send(slice(before, n))
 
     def changed(self, rows: Any) -> None:
         """Mark *rows* as newer on the device."""
         self._newer[rows] = True
 
     def fetch(self) -> None:
-        """Bring the host's arrays up to date."""
-        rows = np.flatnonzero(self._newer[: self.n])
-        if not len(rows):
-            return
-        chosen = torch.from_numpy(rows).to(DEVICE)
-        for array, table in zip(self._arrays, self.tables, strict=True):
-            array[rows] = table[chosen, *_inside(array)].cpu().numpy()
-        self._newer[rows] = False
+        """Bring the host's arrays up to date; also where the device has no memory left."""
+        for first in range(0, self.n, AT_ONCE):
+            newer = first + np.flatnonzero(self._newer[first : min(first + AT_ONCE, self.n)])
+            if len(newer):
+                rows = _packed(newer)
+                for array, table in zip(self._arrays, self.tables, strict=True):
+                    array[rows] = _fetched(table, rows)[:, *_inside(array)]
+                self._newer[rows] = False
 
     def send(self, rows: slice | NDArray[Any]) -> None:
-        """Take *rows* from the host, as far as they are held."""
+        """Take *rows* from the host, as far as they are held; where there is no room for that, hold none from now on."""
         chosen = np.unique(rows).astype(np.int64) if isinstance(rows, np.ndarray) else np.arange(rows.start, rows.stop)
         chosen = chosen[chosen < self.n]
         if not len(chosen):
             return
-        whole = slice(int(chosen[0]), int(chosen[-1]) + 1)
-        packed = whole.stop - whole.start == len(chosen)
-        places: Any = whole if packed else sent(chosen, np.int64)
-        rows = whole if packed else chosen
-        for array, table in zip(self._arrays, self.tables, strict=True):
-            table[places, *_inside(array)] = sent(array[rows], array.dtype)
         self._newer[chosen] = False
+        try:
+            self._send(chosen)
+        except Full as full:
+            self._leave(self.n, full)
+
+    def _send(self, chosen: I64) -> None:
+        """Take rows, ascending, from the host. Raises `Full`."""
+        rows = _packed(chosen)
+        places: Any = rows if isinstance(rows, slice) else sent(rows, np.int64)
+        for array, table in zip(self._arrays, self.tables, strict=True):
+            with full_when_short():
+                table[places, *_inside(array)] = sent(array[rows], array.dtype)
+
+    def _leave(self, n: int, full: Full) -> None:
+        """Hold none of the *n* rows from now on: bring what is newer on the device to the host, and free the tables."""
+        self.fetch()
+        self.n, self.tables, self.missing = 0, self._room(0), True
+        log.warning("a table of %s rows does not fit on the GPU, and is learned by the CPU from now on: %s", f"{n:,}", full)
 
     def _grow(self, n: int) -> None:
         """Make room for *n* rows, and for twice as many where there is memory."""
-        try:
+        new = None
+        with contextlib.suppress(Full):
             new = self._room(max(2 * n, SMALLEST))
-        except Full:
-            new = self._room(n)
+        new = self._room(n) if new is None else new
         for source, target in zip(self.tables, new, strict=True):
             target[: self.n].copy_(source[: self.n])
         self.tables = new
@@ -176,6 +187,24 @@ class Mirror:
     def _room(self, n_rows: int) -> Any:
         """Return tables for *n_rows*: as the host's are. Raises `Full`."""
         return tuple(empty((n_rows, *array.shape[1:])) for array in self._arrays)
+
+
+def _packed(rows: I64) -> slice | I64:
+    """Return ascending *rows*, as a slice where none is left out between them."""
+    whole = slice(int(rows[0]), int(rows[-1]) + 1)
+    return whole if whole.stop - whole.start == len(rows) else rows
+
+
+def _fetched(table: Tensor, rows: slice | I64) -> NDArray[Any]:
+    """Return *rows* of *table* on the host: picked out on the device, or, where there is no memory for that, on the host."""
+    if isinstance(rows, slice):
+        return cast(NDArray[Any], table[rows].cpu().numpy())
+    with contextlib.suppress(Full), full_when_short():
+        picked = empty((len(rows), *table.shape[1:]), table.dtype)
+        torch.index_select(table, 0, sent(rows, np.int64), out=picked)
+        return cast(NDArray[Any], picked.cpu().numpy())
+    first, end = int(rows[0]), int(rows[-1]) + 1
+    return cast(NDArray[Any], table[first:end].cpu().numpy()[rows - first])
 
 
 def _inside(array: F32) -> tuple[slice, ...]:

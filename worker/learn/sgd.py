@@ -65,7 +65,7 @@ class Sgd:
         """Set *rows* to the objective's minimiser over each (ALS); find out what meeting them says of those they met."""
         on_users, n, ratings = side == USERS, int(rows.max(initial=-1)) + 1, model.ratings
         self._grow(model, n if on_users else 0, 0 if on_users else n)
-        histories = ratings.histories_of_users(rows) if on_users else ratings.histories_of_items(rows)
+        histories = self._kernels.keep(ratings.histories_of_users(rows) if on_users else ratings.histories_of_items(rows))
         priors = priors_of(model)
         if priors is None:
             return self._solve(model, side, rows, histories, NO_MEANS, afresh)
