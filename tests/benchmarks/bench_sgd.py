@@ -14,6 +14,7 @@ from factorstream.worker.fitting.sections import sections_of
 from factorstream.worker.fitting.splits import NEVER
 from factorstream.worker.kernels import cpu
 from factorstream.worker.kernels.api import Batch, Histories, Objective, Penalty, Rates, Side
+from factorstream.worker.kernels.memory import reserve
 from factorstream.worker.model.ratings import Held, Ratings
 from tests.benchmarks.libmf import LibMF
 from tests.benchmarks.table import Figure, show
@@ -140,7 +141,10 @@ def interleaved(*runs):
 
 
 def side(rng, rows, rank):
-    return Side(rng.standard_normal((rows, rank), dtype=np.float32) * np.float32(0.1), np.zeros(rows, np.float32))
+    """Return a side in memory such as a worker's tables have."""
+    factors, biases = reserve((rank,), np.float32)[:rows], reserve((), np.float32)[:rows]
+    factors[:] = rng.standard_normal((rows, rank), dtype=np.float32) * np.float32(0.1)
+    return Side(factors, biases)
 
 
 def stream(rng, n, length):

@@ -31,7 +31,7 @@ from factorstream.worker.kernels.simd import (
     add_scaled,
     add_tile,
     all_finite,
-    ask_to_read,
+    ask_for,
     clear,
     copy_padded,
     dot,
@@ -306,7 +306,7 @@ def sum_by_factors(
         n = min(panel, end - begin)
         for t in range(n):
             if t + AHEAD < end - begin:
-                ask_to_read(other.factors, np.int64(histories.others[begin + t + AHEAD]) * rank, rank)
+                ask_for(other.factors, np.int64(histories.others[begin + t + AHEAD]) * rank, rank)
             row = np.int64(histories.others[begin + t])
             copy_padded(other.factors, row * rank, rank, room.gathered, t * vector)
             score = intercept + other.biases[row] + bias + dot(room.gathered, t * vector, room.old, old, vector)
@@ -328,7 +328,7 @@ def sum_by_ratings(other: Any, rank: int, histories: Any, means: Any, entry: Int
     border = system + vector * vector
     for t in range(n):
         if t + AHEAD < n:
-            ask_to_read(other.factors, np.int64(histories.others[begin + t + AHEAD]) * rank, rank)
+            ask_for(other.factors, np.int64(histories.others[begin + t + AHEAD]) * rank, rank)
         row = np.int64(histories.others[begin + t])
         copy_padded(other.factors, row * rank, rank, room.gathered, t * vector)
         room.systems[border + t] = histories.ratings[begin + t] - intercept - other.biases[row]

@@ -27,7 +27,7 @@ from factorstream.worker.kernels.simd import (
     add_rows_and_squares,
     add_scaled,
     all_finite,
-    ask_to_read,
+    ask_for,
     blend_weighted,
     clear,
     copy_padded,
@@ -150,7 +150,7 @@ def gather(other: Any, rank: int, histories: Any, entry: Int, intercept: Any, ro
     start, n, vector = histories.starts[entry], length(histories, entry), padded(rank)
     for t in range(n):
         if t + AHEAD < n:
-            ask_to_read(other.factors, np.int64(histories.others[start + t + AHEAD]) * rank, rank)
+            ask_for(other.factors, np.int64(histories.others[start + t + AHEAD]) * rank, rank)
         row = np.int64(histories.others[start + t])
         copy_padded(other.factors, row * rank, rank, room.gathered, t * vector)
         room.values[t] = histories.ratings[start + t] - intercept - other.biases[row]

@@ -9,7 +9,7 @@ import numpy as np
 
 from factorstream.worker.kernels.compiled import Int, bare, inlined
 from factorstream.worker.kernels.effects import CAUTION
-from factorstream.worker.kernels.simd import add_scaled, ask_to_read, ask_to_write, clear
+from factorstream.worker.kernels.simd import add_scaled, ask_for, clear
 
 AHEAD = 8
 """Ratings between asking for a row and using it."""
@@ -37,8 +37,8 @@ def meet(users: Any, items: Any, batch: Any, changes: Any, width: int, user_mean
 @inlined
 def ask(effects: Any, at: Int, width: int) -> None:
     """Ask for what a row says and is told."""
-    ask_to_read(effects.said, at, width)
-    ask_to_write(effects.told, at, width)
+    ask_for(effects.said, at, width)
+    ask_for(effects.told, at, width)
 
 
 @inlined
@@ -72,7 +72,7 @@ def recall(own: Any, other: Any, rows: Any, histories: Any, width: int, means: A
         clear(own.told, at, width)
         for h in range(begin, end):
             if h + AHEAD < stop:
-                ask_to_read(other.said, np.int64(histories.others[h + AHEAD]) * width, width)
+                ask_for(other.said, np.int64(histories.others[h + AHEAD]) * width, width)
             tell(own.told, at, ONE, other.said, np.int64(histories.others[h]) * width, rank)
         write_mean(own.told, at, end - begin, rank, means, r * width)
 
@@ -95,8 +95,8 @@ def attribute(
         for h in range(begin, end):
             if h + AHEAD < stop:
                 ahead = np.int64(histories.others[h + AHEAD])
-                ask_to_read(factors, ahead * rank, rank)
-                ask_to_write(other.told, ahead * width, width)
+                ask_for(factors, ahead * rank, rank)
+                ask_for(other.told, ahead * width, width)
             met = np.int64(histories.others[h])
             scale = scale_of(counts[met])
             squares += scale * scale

@@ -22,7 +22,7 @@ from factorstream.worker.kernels.simd import (
     add_scaled,
     add_tile,
     all_finite,
-    ask_to_read,
+    ask_for,
     clear,
     copy_padded,
     copy_scaled,
@@ -185,7 +185,7 @@ def sum_row(other: Any, rank: int, histories: Any, entry: Int, gram: Any, alpha:
         n = min(panel, end - begin)
         for t in range(n):
             if t + AHEAD < n:
-                ask_to_read(other.factors, np.int64(histories.others[begin + t + AHEAD]) * rank, rank)
+                ask_for(other.factors, np.int64(histories.others[begin + t + AHEAD]) * rank, rank)
             at = np.int64(histories.others[begin + t]) * rank
             strength = histories.ratings[begin + t]
             weight = max(alpha * strength, LEAST)

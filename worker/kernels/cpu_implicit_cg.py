@@ -25,7 +25,7 @@ from factorstream.worker.kernels.simd import (
     add_rows,
     add_scaled,
     all_finite,
-    ask_to_read,
+    ask_for,
     clear,
     copy_padded,
     copy_scaled,
@@ -153,7 +153,7 @@ def begin(turned: Any, histories: Any, entry: Int, width: int, alpha: Any, solut
     start, n = histories.starts[entry], length(histories, entry)
     for t in range(n):
         if t + AHEAD < n:
-            ask_to_read(turned, np.int64(histories.others[start + t + AHEAD]) * width, width)
+            ask_for(turned, np.int64(histories.others[start + t + AHEAD]) * width, width)
         at, strength = np.int64(histories.others[start + t]) * width, histories.ratings[start + t]
         weight = max(alpha * strength, LEAST)
         root = np.sqrt(weight) if strength > 0 else np.float32(0)

@@ -23,8 +23,7 @@ from factorstream.worker.kernels.simd import (
     add_half_tile,
     add_scaled,
     all_finite,
-    ask_to_read,
-    ask_to_write,
+    ask_for,
     clear,
     copy,
     copy_bordered,
@@ -185,10 +184,10 @@ def uncertainty(users: Tables, user: Int, items: Tables, item: Int, rank: int) -
 @inlined
 def ask(side: Tables, row: Int, rank: int) -> None:
     """Ask for all of a row."""
-    ask_to_write(side.factors, row * rank, rank)
-    ask_to_write(side.biases, row, 1)
-    ask_to_write(side.equations, row * equations_size(rank), equations_size(rank))
-    ask_to_write(side.outlook, row * (3 * rank + 2), 3 * rank + 2)
+    ask_for(side.factors, row * rank, rank)
+    ask_for(side.biases, row, 1)
+    ask_for(side.equations, row * equations_size(rank), equations_size(rank))
+    ask_for(side.outlook, row * (3 * rank + 2), 3 * rank + 2)
 
 
 @inner
@@ -263,9 +262,9 @@ def gather(other: Tables, histories: Any, begin: Int, end: Int, intercept: Any, 
         for t in range(first, stop):
             if t + AHEAD < len(histories.others):
                 ahead = np.int64(histories.others[t + AHEAD])
-                ask_to_read(other.factors, ahead * rank, rank)
-                ask_to_read(other.biases, ahead, 1)
-                ask_to_read(other.outlook, ahead * width, width)
+                ask_for(other.factors, ahead * rank, rank)
+                ask_for(other.biases, ahead, 1)
+                ask_for(other.outlook, ahead * width, width)
             row, place = np.int64(histories.others[t]), (t - first) * vector
             y = histories.ratings[t] - intercept - other.biases[row]
             copy_bordered(other.factors, row * rank, rank, ONE, y, room.panel, place)
@@ -486,9 +485,9 @@ def explain_row(
     for t in range(begin, end):
         if t + AHEAD < len(histories.others):
             ahead = np.int64(histories.others[t + AHEAD])
-            ask_to_read(other.biases, ahead, 1)
-            ask_to_read(other.factors, ahead * rank, rank)
-            ask_to_write(other.equations, ahead * width + met, size)
+            ask_for(other.biases, ahead, 1)
+            ask_for(other.factors, ahead * rank, rank)
+            ask_for(other.equations, ahead * width + met, size)
         row_met = np.int64(histories.others[t])
         n = np.int64(counts[row_met])
         if n < TABLED:

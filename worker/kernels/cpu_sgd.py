@@ -9,10 +9,10 @@ import numpy as np
 
 from factorstream.worker.kernels.compiled import Int, bare, inlined, inner
 from factorstream.worker.kernels.cpu_fold import fold_in, padded
-from factorstream.worker.kernels.simd import add_scaled, ask_to_write, can_step, dot_and_norms, step_pair, take_number
+from factorstream.worker.kernels.simd import add_scaled, ask_for, can_step, dot_and_norms, step_pair, take_number
 
 AHEAD = 8
-"""Ratings between asking for rows and using them: 4 to 16 are equally fast at K = 64."""
+"""Ratings between asking for rows and using them: 8 to 32 are equally fast at K = 64."""
 
 SOON = 2
 """The same in events that fold in, which take longer."""
@@ -205,8 +205,8 @@ def ask_event(p: Any, b: Any, q: Any, c: Any, batch: Any, j: Int) -> None:
 @inlined
 def ask(factors: Any, biases: Any, row: Int, rank: int) -> None:
     """Ask for a row and its bias."""
-    ask_to_write(factors, np.int64(row) * rank, rank)
-    ask_to_write(biases, np.int64(row), 1)
+    ask_for(factors, np.int64(row) * rank, rank)
+    ask_for(biases, np.int64(row), 1)
 
 
 @inlined

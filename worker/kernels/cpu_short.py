@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from factorstream.worker.kernels.compiled import Int, bare, inlined
 from factorstream.worker.kernels.cpu_fold import ONE, fold_in, padded
-from factorstream.worker.kernels.simd import add_scaled, ask_to_read, copy_padded, dot, take_number
+from factorstream.worker.kernels.simd import add_scaled, ask_for, copy_padded, dot, take_number
 
 MOST = 12
 """Ratings of such a row, and no more than it has factors."""
@@ -61,7 +61,7 @@ def solve_row(
     rank, new = own.factors.shape[0] // own.biases.shape[0], room.new_user
     begin, end = histories.starts[entry], histories.starts[entry + 1]
     for h in range(begin + AHEAD, min(end + AHEAD, histories.others.shape[0])):
-        ask_to_read(other.factors, np.int64(histories.others[h]) * rank, rank)
+        ask_for(other.factors, np.int64(histories.others[h]) * rank, rank)
     weight = np.float32(end - begin) if weighted else ONE
     penalty, bias_penalty = weight * penalty, weight * bias_penalty
     others, ratings = histories.others, histories.ratings

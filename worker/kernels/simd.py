@@ -15,6 +15,8 @@ from llvmlite import binding, ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from factorstream.worker.kernels.compiled import SECOND_LEVEL
+
 LANES = 16
 """Floats in a vector: one AVX-512 register, two of AVX2, four of NEON; LLVM splits what the machine does not have."""
 
@@ -195,29 +197,24 @@ class Emit:
         return [self.merge((before, value), (last, result)) for value, result in zip(carried, results, strict=True)]
 
 
-def _ask(to_write: bool) -> Callable[..., Any]:
-    def ask(typing: Any, array: Any, at: Any, n: Any) -> Any:
-        """Ask for the cache lines of ``array[at:at + n]``, n > 0, which are needed soon."""
+@emitted
+def ask_for(typing: Any, array: Any, at: Any, n: Any) -> Any:
+    """Ask for the cache lines of ``array[at:at + n]``, n > 0, which are needed soon into `SECOND_LEVEL`."""
 
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
-            emit = Emit(context, builder)
-            first = emit.at(signature.args[0], args[0], args[1])
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        first = emit.at(signature.args[0], args[0], args[1])
 
-            def line(k: Value, _: Sequence[Value]) -> Sequence[Value]:
-                address = builder.bitcast(builder.gep(first, [k]), ir.IntType(8).as_pointer())
-                emit.call("llvm.prefetch.p0", ir.VoidType(), address, _I32(int(to_write)), _I32(3), _I32(1))
-                return []
+        def line(k: Value, _: Sequence[Value]) -> Sequence[Value]:
+            address = builder.bitcast(builder.gep(first, [k]), ir.IntType(8).as_pointer())
+            emit.call("llvm.prefetch.p0", ir.VoidType(), address, _I32(0), _I32(SECOND_LEVEL), _I32(1))
+            return []
 
-            emit.loop(args[2], LANES, [], line)
-            line(builder.sub(args[2], _I64(1)), [])  # a row that begins inside a line ends inside one more
-            return context.get_dummy_value()
+        emit.loop(args[2], LANES, [], line)
+        line(builder.sub(args[2], _I64(1)), [])  # a row that begins inside a line ends inside one more
+        return context.get_dummy_value()
 
-        return types.void(array, types.int64, types.int64), codegen
-
-    return emitted(ask)
-
-
-ask_to_read, ask_to_write = _ask(to_write=False), _ask(to_write=True)
+    return types.void(array, types.int64, types.int64), codegen
 
 
 @emitted

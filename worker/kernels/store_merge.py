@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels.compiled import Int, bare, inlined, move, move_line, prefetch
+from factorstream.worker.kernels.compiled import Int, bare, count_above, inlined, move, move_line, prefetch
 from factorstream.worker.kernels.store import (
     CLEAR,
     DIGIT_BITS,
@@ -280,20 +280,16 @@ def move_up(index: Index, at: Int, n: Int, by: Int) -> None:
 def first_above(others: NDArray[np.int32], start: Int, stop: Int, other: Int) -> Int:
     """Return the first of the ascending ``start .. stop - 1`` whose other row is greater than *other*; *stop* if none is.
 
-    Looks near *stop* first: entries come a few pairs apart.
+    Looks from *stop* downward, a line at a time: entries come a few pairs apart, and what lies between is moved anyway.
     """
-    width = 8
-    while stop - width >= start and others[stop - width] > other:
-        stop -= width
-        width *= 2
-    start = max(start, stop - width)
-    while start < stop:
-        middle = (start + stop) >> 1
-        if others[middle] > other:
-            stop = middle
-        else:
-            start = middle + 1
-    return start
+    while stop - start > 0 and stop >= LINE:
+        n_above = count_above(others, stop - LINE, start, other)
+        stop -= n_above
+        if n_above < LINE:
+            return stop
+    while stop > start and others[stop - 1] > other:
+        stop -= 1
+    return stop
 
 
 @inlined
