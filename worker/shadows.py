@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Thread
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,11 @@ FEW_ROWS = 1 << 13
 """Of which a copy is cheap, even into memory that is fresh."""
 AHEAD = 8
 """Memory is found for an eighth more rows than there are."""
+COPIERS, PIECE_BYTES = 2, 1 << 22
+"""Threads that copy, for one alone does not use all that the memory can carry, and what each takes at once."""
+
+Piece: TypeAlias = tuple[NDArray[Any], NDArray[Any]]
+"""Rows of a copy, and those that they are to be."""
 
 
 class Shadows:
@@ -26,11 +31,17 @@ class Shadows:
         """Rows of users and items up to which there is memory, or will soon be."""
         self._filling = Thread()
 
-    def copy(self, name: str, live: NDArray[Any]) -> NDArray[Any]:
-        """Return a copy of *live*, whose memory is that of the copy of this name before."""
-        copy = self._of(name, live)[: len(live)]
-        np.copyto(copy, live)
-        return copy
+    def copy(self, tables: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Return copies of *tables*, whose memory is that of the copies of these names before."""
+        copies = {name: self._of(name, live)[: len(live)] for name, live in tables.items()}
+        left = [piece for name, live in tables.items() for piece in _pieces(copies[name], live)]
+        others = [Thread(target=_copy, args=(left,), name="copier") for _ in range(min(COPIERS, len(left)) - 1)]
+        for other in others:
+            other.start()
+        _copy(left)
+        for other in others:
+            other.join()
+        return copies
 
     def follow(self, n_users: int, n_items: int, tables: Callable[[], Mapping[str, NDArray[Any]]]) -> None:
         """Have memory for copies of *tables*, which have grown to so many rows; return at once, another thread finds it."""
@@ -47,6 +58,23 @@ class Shadows:
         if shadow is None:
             shadow = self._shadows[name] = reserve(live.shape[1:], live.dtype)
         return shadow
+
+
+def _pieces(copy: NDArray[Any], live: NDArray[Any]) -> Iterator[Piece]:
+    """Yield rows of *live* and where they go, `PIECE_BYTES` or less at a time."""
+    n_rows = max(1, PIECE_BYTES * len(live) // max(1, live.nbytes))
+    for first in range(0, len(live), n_rows):
+        yield copy[first : first + n_rows], live[first : first + n_rows]
+
+
+def _copy(left: list[Piece]) -> None:
+    """Copy what is left, a piece at a time; the interpreter's lock is not held meanwhile."""
+    while left:
+        try:
+            copy, live = left.pop()
+        except IndexError:  # another thread took the last
+            return
+        np.copyto(copy, live)
 
 
 def _populate(parts: Sequence[NDArray[Any]]) -> None:

@@ -77,7 +77,7 @@ class State:
         model, ratings = self.model, self.model.ratings
         n_users, n_items = len(self.identities.users.names), len(self.identities.items.names)
         ratings.grow(n_users, n_items)
-        arrays = {name: self._shadows.copy(name, live) for name, live in model.tables().items()}
+        arrays = self._shadows.copy(model.tables())
         arrays["users.pending"] = np.flatnonzero(self.pending.users[:n_users])
         arrays["items.pending"] = np.flatnonzero(self.pending.items[:n_items])
         arrays["seen.pending"] = np.flatnonzero(self.pending.seen[:n_users])
@@ -130,5 +130,4 @@ class State:
         self.pending.add_items(arrays["items.pending"].astype(np.int32))
         self.pending.seen[arrays.get("seen.pending", arrays["users.pending"])] = True
         self.pending.blocks.update(dict.fromkeys(arrays["blocks.pending"].tolist()))
-        for name, live in self.model.tables().items():  # now, so that the first checkpoint finds memory to copy into
-            self._shadows.copy(name, live)
+        self._shadows.copy(self.model.tables())  # now, so that the first checkpoint finds memory to copy into

@@ -4,16 +4,17 @@ import resource
 import threading
 
 import numpy as np
+import pytest
 
 from factorstream.worker.kernels.memory import populate, reserve
-from factorstream.worker.shadows import AHEAD, FEW_ROWS, Shadows
+from factorstream.worker.shadows import AHEAD, FEW_ROWS, PIECE_BYTES, Shadows
 
 RANK = 64
 N_ROWS = 4 * FEW_ROWS
 
 
 def n_faults():
-    return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def settled():
@@ -29,12 +30,27 @@ def table(n_rows):
 
 def test_a_copy_is_the_tables_and_keeps_its_memory():
     shadows, live = Shadows(), table(100)
-    first = shadows.copy("users.factors", live)
+    first = shadows.copy({"users.factors": live})["users.factors"]
     assert np.array_equal(first, live)
     live += 1
-    second = shadows.copy("users.factors", live[:50])
+    second = shadows.copy({"users.factors": live[:50]})["users.factors"]
     assert np.array_equal(second, live[:50])
     assert np.shares_memory(first, second)
+
+
+@pytest.mark.parametrize("n_rows", [0, 1, 7, PIECE_BYTES // 4, 3 * PIECE_BYTES // 4 + 1])
+def test_tables_of_any_length_are_copied_whole(n_rows):
+    shadows, random = Shadows(), np.random.default_rng(n_rows)
+    tables = {
+        "biases": random.standard_normal(n_rows).astype(np.float32),
+        "wide": random.integers(0, 9, (n_rows // 8, 3, 11)).astype(np.int16),
+        "none": np.empty(0, np.int64),
+    }
+    for _ in range(3):
+        copies = shadows.copy(tables)
+        assert list(copies) == list(tables)
+        assert all(np.array_equal(copies[name], live) and copies[name].dtype == live.dtype for name, live in tables.items())
+        tables["biases"] += 1
 
 
 def test_memory_is_there_before_a_copy_of_grown_tables_and_of_an_eighth_more():
@@ -42,7 +58,7 @@ def test_memory_is_there_before_a_copy_of_grown_tables_and_of_an_eighth_more():
     shadows.follow(N_ROWS, 1, lambda: {"users.factors": live[:N_ROWS]})
     settled()
     before = n_faults()
-    copy = shadows.copy("users.factors", live)
+    copy = shadows.copy({"users.factors": live})["users.factors"]
     faults = n_faults() - before
     assert np.array_equal(copy, live)
     assert faults < 20 or not populate(reserve((), np.uint8)[:1])  # of some thousand pages
