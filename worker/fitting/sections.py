@@ -32,12 +32,12 @@ class Part(NamedTuple):
 
 def sections_of(ratings: Ratings, random: np.random.Generator, minibatch: int) -> Iterator[list[Part]]:
     """Yield all *ratings*, rows dealt by *random*, section by section, each in batches of at most *minibatch*."""
-    users, items, values, _ = ratings.entries()
-    n_bins = max(N_BINS, -(-len(values) // LONGEST_SECTION))
+    n_bins = max(N_BINS, -(-ratings.n_ratings // LONGEST_SECTION))
     user_bins, item_bins = (_dealt(counts, n_bins, random) for counts in (ratings.user_counts, ratings.item_counts))
-    grid = grid_of(users, items, values, user_bins, item_bins, n_bins)
+    grid = grid_of(ratings.all_histories(), ratings.item_counts, user_bins, item_bins, n_bins)
+    none = Histories(np.zeros(min(minibatch, ratings.n_ratings) + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
     for first in range(0, n_bins**2, n_bins):
-        yield list(_batches(grid, grid.starts[first : first + n_bins + 1], ratings, minibatch))
+        yield list(_batches(grid, grid.starts[first : first + n_bins + 1], none, minibatch))
 
 
 def _dealt(counts: I32, n_bins: int, random: np.random.Generator) -> NDArray[np.int16]:
@@ -50,16 +50,10 @@ def _dealt(counts: I32, n_bins: int, random: np.random.Generator) -> NDArray[np.
     return bins
 
 
-def _batches(grid: Grid, starts: I64, ratings: Ratings, minibatch: int) -> Iterator[Part]:
-    """Yield the ratings from ``starts[0]`` to ``starts[-1]``, at most *minibatch* at once."""
+def _batches(grid: Grid, starts: I64, none: Histories, minibatch: int) -> Iterator[Part]:
+    """Yield the ratings from ``starts[0]`` to ``starts[-1]``, at most *minibatch* at once, with *none* to be folded in."""
     for at in range(int(starts[0]), int(starts[-1]), minibatch):
         stop = min(at + minibatch, int(starts[-1]))
-        part = slice(at, stop)
-        batch = _steps(grid.user_rows[part], grid.item_rows[part], grid.ratings[part], ratings)
-        yield Part(batch, np.unique(np.clip(starts, at, stop)) - at)
-
-
-def _steps(users: I32, items: I32, values: NDArray[np.float32], ratings: Ratings) -> Batch:
-    """Return ratings to be stepped by, none folded in."""
-    none = Histories(np.zeros(len(values) + 1, np.int64), np.empty(0, np.int32), np.empty(0, np.float32))
-    return Batch(users, items, values, ratings.user_counts[users], ratings.item_counts[items], none, none)
+        steps = (column[at:stop] for column in grid[:-1])
+        nothing = none._replace(starts=none.starts[: stop - at + 1])
+        yield Part(Batch(*steps, nothing, nothing), np.unique(np.clip(starts, at, stop)) - at)

@@ -218,6 +218,15 @@ class Ratings:
         """Return what each of the users *rows* holds, ascending by item row."""
         return self._histories(USERS, rows, self.user_counts)
 
+    def all_histories(self) -> Histories:
+        """Return what every user holds, ascending by item row: views of the store until it changes, where all is merged."""
+        store = self._store
+        if store.state["phase"][0] or store.pools["used"].any() or store.sides["end"][USERS] != self.n_ratings:
+            return self.histories_of_users(np.arange(self.n_users, dtype=np.int32))
+        starts = np.zeros(self.n_users + 1, np.int64)
+        np.cumsum(self.user_counts, out=starts[1:])
+        return Histories(starts, store.by_user.others[: self.n_ratings], store.by_user.ratings[: self.n_ratings])
+
     def histories_of_items(self, rows: I32) -> Histories:
         """Return what each of the items *rows* holds, ascending by user row."""
         return self._histories(ITEMS, rows, self.item_counts)

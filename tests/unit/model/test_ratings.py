@@ -70,6 +70,7 @@ def read(ratings):
         ratings.n_ratings,
         ratings.entries(),
         ratings.histories_of_users(users),
+        ratings.all_histories(),
         ratings.histories_of_items(items),
         *(ratings.newest_items(users, limit) for limit in (0, 1, 3, 100)),
         *(ratings.user_counts, ratings.item_counts, ratings.user_floor_ms, ratings.item_floor_ms),
@@ -82,6 +83,7 @@ def meaning(reference):
     return [
         reference.n_ratings,
         reference.entries(),
+        reference.histories_of_users(users),
         reference.histories_of_users(users),
         reference.histories_of_items(items),
         *(reference.newest_items(users, limit) for limit in (0, 1, 3, 100)),
