@@ -54,6 +54,7 @@ def _batches(grid: Grid, starts: I64, none: Histories, minibatch: int) -> Iterat
     """Yield the ratings from ``starts[0]`` to ``starts[-1]``, at most *minibatch* at once, with *none* to be folded in."""
     for at in range(int(starts[0]), int(starts[-1]), minibatch):
         stop = min(at + minibatch, int(starts[-1]))
-        steps = (column[at:stop] for column in grid[:-1])
+        rows, counts = (grid.user_rows[at:stop], grid.item_rows[at:stop]), (grid.user_counts[at:stop], grid.item_counts[at:stop])
         nothing = none._replace(starts=none.starts[: stop - at + 1])
-        yield Part(Batch(*steps, nothing, nothing), np.unique(np.clip(starts, at, stop)) - at)
+        batch = Batch(*rows, grid.ratings[at:stop], *counts, nothing, nothing)
+        yield Part(batch, np.unique(np.clip(starts, at, stop)) - at)

@@ -37,14 +37,16 @@ def grid_of(
     A counting sort in pieces, which threads share: where a piece's ratings go follows from all counts, so threads change nothing.
     """
     n, firsts = len(histories.ratings), _firsts(histories.starts)
-    columns = tuple(np.empty(n, np.float32 if name == "ratings" else np.int32) for name in Grid._fields[:-1])
     counts = np.zeros((len(firsts) - 1, n_bins**2), np.int64)
     ratings, taken = (histories, user_bins, item_bins, n_bins, firsts), np.zeros((2, 1), np.int64)
     in_threads(lambda: _count(*ratings, taken[0], counts), n)
     ends = np.cumsum(counts.T).reshape(counts.T.shape)
     next_ = np.ascontiguousarray((ends - counts.T).T)
-    in_threads(lambda: _place(*ratings, item_counts, taken[1], next_, *columns), n)
-    return Grid(*columns, np.concatenate([[0], ends[:, -1]]) if n else np.zeros(n_bins**2 + 1, np.int64))
+    starts = np.concatenate([[0], ends[:, -1]]) if n else np.zeros(n_bins**2 + 1, np.int64)
+    users, items, user_counts, counts_of_items = (np.empty(n, np.int32) for _ in range(4))
+    grid = Grid(users, items, np.empty(n, np.float32), user_counts, counts_of_items, starts)
+    in_threads(lambda: _place(*ratings, item_counts, taken[1], next_, grid), n)
+    return grid
 
 
 def _firsts(starts: I64) -> I64:
@@ -79,14 +81,10 @@ def _place(
     item_bins: NDArray[np.int16],
     n_bins: int,
     firsts: I64,
-    counts: I32,
+    item_counts: I32,
     taken: I64,
     next_: I64,
-    user_rows: I32,
-    item_rows: I32,
-    ratings: F32,
-    user_counts: I32,
-    item_counts: I32,
+    grid: Grid,
 ) -> None:
     """Write each rating to where its block goes on for its piece, which *next_* says and is moved to say."""
     piece = take_number(taken)
@@ -97,8 +95,8 @@ def _place(
                 item = histories.others[j]
                 block = _block(user_bins[user], item_bins[item], n_bins)
                 at = next_[piece, block]
-                user_rows[at], item_rows[at], ratings[at] = user, item, histories.ratings[j]
-                user_counts[at], item_counts[at] = end - begin, counts[item]
+                grid.user_rows[at], grid.item_rows[at], grid.ratings[at] = user, item, histories.ratings[j]
+                grid.user_counts[at], grid.item_counts[at] = end - begin, item_counts[item]
                 next_[piece, block] = at + 1
         piece = take_number(taken)
 
