@@ -80,7 +80,9 @@ def test_rows_solve_the_dense_equations(kernels, problem):
         confidence = np.diag(1 + problem.alpha * x)
         matrix = v.T @ confidence @ v + problem.penalties[row] * np.eye(v.shape[1])
         expected = np.linalg.solve(matrix, v.T @ confidence @ (x > 0))
-        np.testing.assert_allclose(own.factors[row], expected, rtol=2e-3, atol=2e-3 * (1e-3 + abs(expected).max()))
+        moved = abs(problem.own.factors[row]).max()  # a change is solved for: of so much, float32's digits are left
+        tolerance = 2e-3 * (1e-3 + abs(expected).max()) + 1e-4 * moved
+        np.testing.assert_allclose(own.factors[row], expected, rtol=2e-3, atol=tolerance)
 
 
 @every_kernel

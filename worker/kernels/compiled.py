@@ -24,6 +24,11 @@ get_or_insert_function: Any = cgutils.get_or_insert_function
 raw_memmove: Any = cgutils.raw_memmove
 
 
+SECOND_LEVEL = 2
+"""Which cache memory is asked into: the second level, whose queue of requests is longer than the first's. Zen 4, random rows of
+256 bytes: 16 M a second into the first level, 25 M into the second."""
+
+
 def cache_folder(base: str) -> str:
     """Return where code compiled from exactly these sources is kept: below *base*, else beside them or in the user's cache.
 
@@ -46,10 +51,6 @@ def compiled(function: Function) -> Function:
 
 BARE = {"error_model": "numpy", "_nrt": False, "no_cfunc_wrapper": True}
 """Options of code that counts no references: faster where arrays are passed around, but nothing may allocate."""
-
-SECOND_LEVEL = 2
-"""Which cache memory is asked into: the second level, whose queue of requests is longer than the first's. Zen 4, random rows of
-256 bytes: 16 M a second into the first level, 25 M into the second."""
 
 INNER = {**BARE, "no_cpython_wrapper": True}
 """The same for code that only compiled code calls, which takes a quarter less time to compile. From Python it crashes."""

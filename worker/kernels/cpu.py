@@ -316,7 +316,8 @@ def recall(own: Effects, other: Effects, rows: I32, histories: Histories) -> F32
 def attribute(own: Effects, other: Effects, side: Side, rows: I32, histories: Histories, counts: I32, pull: Pull) -> None:
     """Find the effects of *rows* (`api.Kernels.attribute`)."""
     width, flat = own.said.shape[1], _side(side)
-    columns = column(rows, np.int32), histories_as_columns(histories), column(counts, np.int32)
+    # counts are a field of the store's rows: taken as they lie, for a copy would be of every row there is
+    columns = column(rows, np.int32), histories_as_columns(histories), counts
     room, strengths = np.empty(width, np.float32), Pull(*map(_scalar, pull))
     cpu_effects.attribute(_effects(own), _effects(other), *flat, *columns, width, strengths, room)
 
