@@ -25,7 +25,7 @@ ASTERISKS = "**********"
 MOST_FACTORS_OF_POSTERIOR = 64
 FARTHEST_RATING = 1e12
 """From 0. Ratings are held as float32, and sums of their squares must stay finite."""
-DEFAULTS_OF_POSTERIOR: dict[str, dict[str, Any]] = {"model": {"rank": 8}, "sweep": {"visits_per_rating": 18.0}}
+DEFAULTS_OF_POSTERIOR: dict[str, dict[str, Any]] = {"model": {"rank": 8}, "sweep": {"visits_per_rating": 24.0}}
 """What the learner posterior takes where nothing else is set."""
 
 
@@ -258,7 +258,8 @@ class Sweep(Section):
     """Exact solves between the steps."""
 
     visits_per_rating: float = Field(12.0, ge=0)
-    """Ratings visited by sweeps for each rating accepted; 0: no sweeps; where it is not set, the learner posterior takes 18."""
+    """Ratings visited by sweeps for each rating accepted, each row solved counting as two more; 0: no sweeps. Where it is not
+    set, the learner posterior takes 24."""
     when_idle: bool = True
     """Whether to go on sweeping while no records come, until a whole sweep gains nothing."""
     block_visits: int = Field(20_000, ge=1)

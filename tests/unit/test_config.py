@@ -56,7 +56,7 @@ def test_a_wrong_key_is_named_with_its_source(tmp_path):
 
 def test_the_posterior_learner_has_defaults_of_its_own_and_says_what_it_cannot():
     chosen = load(None, ["model.learner=posterior"], {})
-    assert (chosen.model.rank, chosen.sweep.visits_per_rating) == (8, 18)
+    assert (chosen.model.rank, chosen.sweep.visits_per_rating) == (8, 24)
     assert load(None, ["model.learner=posterior", "model.rank=5"], {}).model.rank == 5
     with pytest.raises(UserMistake, match="rank = 65 is too much for the learner posterior"):
         load(None, ["model.learner=posterior", "model.rank=65"], {})

@@ -16,6 +16,8 @@ FEW_ROWS, WINDOW = 1 << 10, 1 << 16
 """Rows looked at to cut one block: at first, and at most."""
 SMALLEST_BLOCK = 1_000
 """Visits that a block is paid with at least: while the model is small, sweeps are not worth their turn."""
+ROW_VISITS = 2
+"""What a row costs beside its ratings: solving one that has a single rating takes as long as three visits of a long one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +47,11 @@ class Sweeper:
         return max(1, model.sweep.due - model.n_accepted)
 
     def advance(self, model: Model) -> Solved | None:
-        """Solve the next block if it is due, and set the price of the one after: what this one visited."""
+        """Solve the next block if it is due, and set the price of the one after: what this one cost."""
         if not self._learning.visits_per_rating or model.n_accepted < model.sweep.due:
             return None
         solved = self.solve_block(model)
-        paid = max(solved.n_visits, min(self._learning.block_visits, SMALLEST_BLOCK))
+        paid = max(solved.n_visits + ROW_VISITS * len(solved.rows), min(self._learning.block_visits, SMALLEST_BLOCK))
         model.sweep.due = model.n_accepted + max(1, math.ceil(paid / self._learning.visits_per_rating))
         return solved
 
