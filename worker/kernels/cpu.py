@@ -47,7 +47,7 @@ from factorstream.worker.kernels.careful import solve_carefully
 from factorstream.worker.kernels.compiled import Int
 from factorstream.worker.kernels.cpu_fold import scratch
 from factorstream.worker.kernels.effects import Effects, Pull
-from factorstream.worker.kernels.layout import batch_as_columns, column, histories_as_columns
+from factorstream.worker.kernels.layout import batch_as_columns, column, histories_as_columns, strided
 from factorstream.worker.kernels.terms import N_TERMS, Memory, first_variances
 
 name = "cpu"
@@ -316,8 +316,7 @@ def recall(own: Effects, other: Effects, rows: I32, histories: Histories) -> F32
 def attribute(own: Effects, other: Effects, side: Side, rows: I32, histories: Histories, counts: I32, pull: Pull) -> None:
     """Find the effects of *rows* (`api.Kernels.attribute`)."""
     width, flat = own.said.shape[1], _side(side)
-    # counts are a field of the store's rows: taken as they lie, for a copy would be of every row there is
-    columns = column(rows, np.int32), histories_as_columns(histories), counts
+    columns = column(rows, np.int32), histories_as_columns(histories), strided(counts)
     room, strengths = np.empty(width, np.float32), Pull(*map(_scalar, pull))
     cpu_effects.attribute(_effects(own), _effects(other), *flat, *columns, width, strengths, room)
 

@@ -9,7 +9,7 @@ import numpy as np
 from factorstream.worker.kernels import cpu_posterior
 from factorstream.worker.kernels.api import I32, Batch, Histories, Side
 from factorstream.worker.kernels.beliefs import Beliefs, Foreseen, Prior, Smoothed
-from factorstream.worker.kernels.layout import batch_as_columns, column, flat, histories_as_columns
+from factorstream.worker.kernels.layout import batch_as_columns, column, flat, histories_as_columns, strided
 
 name = "cpu"
 SHARES = cpu_posterior.shares()
@@ -87,7 +87,7 @@ def explain(
         _tables(other, other_beliefs),
         column(rows, np.int32),
         histories_as_columns(histories),
-        other_counts,  # as they lie: a copy would be of every row there is
+        strided(other_counts),
         np.float32(factor_ridge * prior.factors),
         np.float32(bias_ridge * prior.bias),
         _prior(prior),

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from factorstream.worker.kernels.api import F32, I32, I64, Histories
 from factorstream.worker.kernels.compiled import compiled
 from factorstream.worker.kernels.cpu import in_threads
+from factorstream.worker.kernels.layout import strided
 from factorstream.worker.kernels.simd import take_number
 
 PIECE = 1 << 20
@@ -43,9 +44,10 @@ def grid_of(
     ends = np.cumsum(counts.T).reshape(counts.T.shape)
     next_ = np.ascontiguousarray((ends - counts.T).T)
     starts = np.concatenate([[0], ends[:, -1]]) if n else np.zeros(n_bins**2 + 1, np.int64)
-    users, items, user_counts, counts_of_items = (np.empty(n, np.int32) for _ in range(4))
-    grid = Grid(users, items, np.empty(n, np.float32), user_counts, counts_of_items, starts)
-    in_threads(lambda: _place(*ratings, item_counts, taken[1], next_, grid), n)
+    users, items, counts_of_users, counts_of_items = (np.empty(n, np.int32) for _ in range(4))
+    grid = Grid(users, items, np.empty(n, np.float32), counts_of_users, counts_of_items, starts)
+    held = strided(item_counts)
+    in_threads(lambda: _place(*ratings, held, taken[1], next_, grid), n)
     return grid
 
 

@@ -24,6 +24,18 @@ def column(values: NDArray[Any], dtype: Any) -> Any:
     return np.require(values, dtype, ["C", "A", "W"])
 
 
+def strided(values: NDArray[Any]) -> NDArray[np.int32]:
+    """Return int32 *values* for loops compiled for a field of records: as they lie, for a copy would be of every row there is.
+
+    What is contiguous, as one or no record's field is to numpy, is copied, zeros behind it up to two: one layout is compiled for.
+    """
+    if values.dtype == np.int32 and not values.flags.c_contiguous:
+        return values
+    spread = np.zeros((max(2, len(values)), 2), np.int32)
+    spread[: len(values), 0] = values
+    return spread[:, 0]
+
+
 def histories_as_columns(histories: Histories) -> Histories:
     """Return *histories* with columns that compiled loops take."""
     return Histories(

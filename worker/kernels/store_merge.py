@@ -282,7 +282,7 @@ def first_above(others: NDArray[np.int32], start: Int, stop: Int, other: Int) ->
 
     Looks from *stop* downward, a line at a time: entries come a few pairs apart, and what lies between is moved anyway.
     """
-    while stop - start > 0 and stop >= LINE:
+    while stop > start and stop >= LINE:
         n_above = count_above(others, stop - LINE, start, other)
         stop -= n_above
         if n_above < LINE:

@@ -28,6 +28,11 @@ class Solved:
     rows: NDArray[np.int32]
     n_visits: int
 
+    @property
+    def cost(self) -> int:
+        """What that took, in visits."""
+        return self.n_visits + ROW_VISITS * len(self.rows)
+
 
 class Sweeper:
     """Alternating least squares as block coordinate descent on the live model (DESIGN: no snapshot, no swap).
@@ -51,25 +56,25 @@ class Sweeper:
         if not self._learning.visits_per_rating or model.n_accepted < model.sweep.due:
             return None
         solved = self.solve_block(model)
-        paid = max(solved.n_visits + ROW_VISITS * len(solved.rows), min(self._learning.block_visits, SMALLEST_BLOCK))
+        paid = max(solved.cost, min(self._learning.block_visits, SMALLEST_BLOCK))
         model.sweep.due = model.n_accepted + max(1, math.ceil(paid / self._learning.visits_per_rating))
         return solved
 
     def solve_block(self, model: Model) -> Solved:
-        """Solve the next rows of the sweep, about ``block_visits`` ratings' worth, and move on."""
+        """Solve the next rows of the sweep, ``block_visits``' worth of work or a little more, and move on."""
         sweep = model.sweep
         n_own = model.users.n if sweep.side == USERS else model.items.n
         counts = model.ratings.user_counts if sweep.side == USERS else model.ratings.item_counts
         left = counts[sweep.next_row : min(n_own, sweep.next_row + WINDOW)]
         n_seen = FEW_ROWS
-        window, visited = left[:n_seen], np.cumsum(left[:n_seen], dtype=np.int64)
-        while n_seen < len(left) and visited[-1] < self._learning.block_visits:
+        window, costs = left[:n_seen], _costs(left[:n_seen])
+        while n_seen < len(left) and costs[-1] < self._learning.block_visits:
             n_seen *= 4
-            window, visited = left[:n_seen], np.cumsum(left[:n_seen], dtype=np.int64)
-        n_rows = min(int(np.searchsorted(visited, self._learning.block_visits)) + 1, len(window))
+            window, costs = left[:n_seen], _costs(left[:n_seen])
+        n_rows = min(int(np.searchsorted(costs, self._learning.block_visits)) + 1, len(window))
         rows = (sweep.next_row + np.flatnonzero(window[:n_rows])).astype(np.int32)
         gains = self._rule.solve(model, sweep.side, rows)
-        solved = Solved(sweep.side, rows, int(visited[n_rows - 1]) if n_rows else 0)
+        solved = Solved(sweep.side, rows, int(window[:n_rows].sum()))
         sweep.gain += float(gains[np.isfinite(gains)].sum())  # a row that was not finite has no gain to count
         sweep.next_row += n_rows
         model.n_blocks += 1
@@ -103,3 +108,8 @@ class Sweeper:
             sweep.n_sweeps += 1
             sweep.last_gain, sweep.gain, sweep.last_end = sweep.gain, 0.0, model.n_accepted
             self._rule.end_sweep(model)
+
+
+def _costs(counts: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Return what solving the rows up to each costs, in visits, of rows with so many ratings."""
+    return np.cumsum(counts + ROW_VISITS * (counts > 0), dtype=np.int64)

@@ -219,7 +219,10 @@ class Ratings:
         return self._histories(USERS, rows, self.user_counts)
 
     def all_histories(self) -> Histories:
-        """Return what every user holds, ascending by item row: views of the store until it changes, where all is merged."""
+        """Return what every user holds, ascending by item row: views of the store until it changes, if it can.
+
+        It can where all is merged and nothing was taken back or forgotten, as in a history loaded at once; else copies.
+        """
         store = self._store
         if store.state["phase"][0] or store.pools["used"].any() or store.sides["end"][USERS] != self.n_ratings:
             return self.histories_of_users(np.arange(self.n_users, dtype=np.int32))

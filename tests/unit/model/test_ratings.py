@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factorstream.worker.model.ratings import Ratings
+from factorstream.worker.model.ratings import Held, Ratings
 from tests.unit.model.reference_ratings import ReferenceRatings
 
 N_USERS, N_ITEMS = 7, 5
@@ -216,6 +216,19 @@ def test_users_forgotten_while_others_rate_leave_no_trace():
     kept = times > floors
     assert set(zip(entries.user_rows, entries.item_rows, strict=True)) == set(zip(users[kept], items[kept], strict=True))
     assert np.array_equal(np.bincount(entries.user_rows[~np.isnan(entries.ratings)], minlength=3_000), ratings.user_counts)
+
+
+def test_histories_of_a_store_that_is_merged_whole_are_read_where_they_lie():
+    users, items = np.array([0, 0, 2], np.int32), np.array([1, 3, 0], np.int32)
+    entries = Held(users, items, np.ones(3, np.float32), np.arange(3))
+    never = np.iinfo(np.int64).min
+    floors = {"user_floor_ms": np.full(3, never), "item_floor_ms": np.full(4, never)}
+    ratings = Ratings.from_entries(entries, **floors)
+    assert np.shares_memory(ratings.all_histories().others, ratings._store.by_user.others)
+    user, item = np.array([0], np.int32), np.array([3], np.int32)
+    ratings.accept(np.ones(1, np.uint8), user, item, np.zeros(1, np.float32), np.array([9]))  # takes one back
+    assert not np.shares_memory(ratings.all_histories().others, ratings._store.by_user.others)
+    assert ratings.all_histories().others.tolist() == [1, 0]
 
 
 def test_a_row_that_was_not_grown_is_an_error():
