@@ -125,7 +125,7 @@ class Tally:
             began = time.perf_counter()
             for first in range(0, len(part), CHUNK):
                 errors, losses, done = _tested(learner, model, part[first : first + CHUNK])
-                self.squared += float(errors @ errors)
+                self.squared += float(np.square(errors).sum())  # not a product of BLAS, whose threads go on spinning
                 self.absolute += float(np.abs(errors).sum())
                 self.loss += float(losses.sum())
                 for learned in done:

@@ -83,7 +83,7 @@ class Turn:
             errors = learned.clipped[rated]
             finite = errors[np.isfinite(learned.errors[rated])].astype(np.float64)
             self.n_accepted += len(learned.accepted.ratings)
-            self.squared += float(finite @ finite)
+            self.squared += float(np.square(finite).sum())
             self.absolute += float(np.abs(finite).sum())
             self.n_errors += len(finite)
             self.n_diverged += len(errors) - len(finite)

@@ -122,10 +122,11 @@ class KeptBack:
         users, items, rows = model.users, model.items, (self._users, self._items)
         products = np.einsum("nk,nk->n", users.factors[rows[0]], items.factors[rows[1]], dtype=np.float64)
         errors = self._ratings - (model.level.intercept + users.biases[rows[0]] + items.biases[rows[1]] + products)
-        square, noise = float(products @ products), float(errors @ errors) / len(errors)
+        # sums, not products of BLAS: its threads spin for a while after, when the next epoch needs their core
+        square, noise = float(np.square(products).sum()), float(np.square(errors).sum()) / len(errors)
         if not (square > 0 and noise > 0 and math.isfinite(noise / square)):
             return
-        slope, deviation = float(errors @ products) / square, math.sqrt(noise / square)
+        slope, deviation = float((errors * products).sum()) / square, math.sqrt(noise / square)
         self._grown = self._grown or (slope < STEEP and deviation < CLEAR)
         if not self._grown:
             self.n_growing += 1
