@@ -7,7 +7,7 @@ runs tests starts a pair of its own. Services that do not start fail the tests t
 import os
 import signal
 import uuid
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
 import redis
@@ -48,6 +48,10 @@ def redis_url(request):
 def own_database(url):
     """Return *url* with a database that no other process of this session flushes: the first one's is that of *url*."""
     parts, process = urlsplit(url), int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    if parts.scheme == "unix":
+        options = dict(parse_qsl(parts.query))
+        numbered = urlencode({**options, "db": int(options.get("db", 0)) + process})
+        return f"unix://{parts.netloc}{parts.path}?{numbered}"
     return parts._replace(path=f"/{int(parts.path.strip('/') or 0) + process}").geturl()
 
 

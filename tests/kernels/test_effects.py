@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from factorstream.worker.kernels import available_kernels
 from factorstream.worker.kernels.api import Objective, Penalty, Rates
 from factorstream.worker.kernels.effects import CAUTION, Effects, Pull
-from tests.kernels.problems import batch_of, copied, histories_of, interpreted, problems, side, slice_of, sparing
+from tests.kernels.problems import batch_of, copied, few, histories_of, problems, side, slice_of, sparing
 
 REFERENCE = available_kernels()[0]
 every_kernel = pytest.mark.parametrize("kernels", available_kernels(), ids=lambda kernels: kernels.name)
@@ -47,11 +47,6 @@ class World:
         kernels.attribute(users, items, items_side or self.items, rows, self.of_users, self.item_counts, PULL)
 
 
-def few(kernels):
-    """Return of how many events a world is made: of fewer where kernels are interpreted."""
-    return 15 if interpreted(kernels) else 50
-
-
 def assert_close(found, expected):
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
@@ -61,7 +56,7 @@ def assert_close(found, expected):
 @given(seed=st.integers(0, 2**32))
 @sparing
 def test_kernels_agree_with_the_reference(kernels, seed):
-    world, outcomes = World(seed, n_events=few(kernels)), []
+    world, outcomes = World(seed, n_events=few(kernels, 50, 15)), []
     for one in (kernels, REFERENCE):
         users, items = world.copies()
         met = one.meet(users, items, world.batch, world.changes)
@@ -75,7 +70,7 @@ def test_kernels_agree_with_the_reference(kernels, seed):
 @given(seed=st.integers(0, 2**32), cuts=st.lists(st.integers(0, 50), max_size=4))
 @sparing
 def test_a_batch_means_the_same_however_it_is_cut(kernels, seed, cuts):
-    n = few(kernels)
+    n = few(kernels, 50, 15)
     world = World(seed, n_events=n)
     whole, cut = world.copies(), world.copies()
     expected = kernels.meet(*whole, world.batch, world.changes)
