@@ -83,7 +83,7 @@ def _address(context: Any, builder: Any, array_type: Any, array: Any, at: Any) -
 
 
 def _prefetch(_: Any, array: Any, at: Any) -> Any:
-    """Ask for the cache line of ``array[at]``; *at* may lie outside. *array* is one-dimensional and contiguous."""
+    """Ask for the cache line of ``array[at]``; *at* counts all numbers and may lie outside. *array* is contiguous."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         number = ir.IntType(32)

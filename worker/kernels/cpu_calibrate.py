@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from factorstream.worker.kernels import terms
-from factorstream.worker.kernels.compiled import Int, bare, inlined
+from factorstream.worker.kernels.compiled import Int, bare, inlined, prefetch
 from factorstream.worker.kernels.simd_terms import dot_terms, take_square, weigh_rows
 from factorstream.worker.kernels.terms import (
     BURST,
@@ -65,6 +65,8 @@ from factorstream.worker.kernels.terms import (
 OF_BURST, OF_MINUTE, OF_FIVE, OF_THIRTY = (terms.PSEUDO_COUNTS[name] for name in ("burst", "minute", "five", "thirty"))
 OF_HOUR, OF_DAY, OF_TWENTY, OF_STEADY = (terms.PSEUDO_COUNTS[name] for name in ("hour", "day", "twenty", "steady"))
 HUGE = 1e30
+AHEAD = 4
+"""Ratings between asking for rows and using them."""
 GROWN = np.log1p(np.arange(1024)) / 5
 """What most rows' numbers of ratings are made into."""
 
@@ -75,8 +77,10 @@ def calibrate(memory: Any, scored: Any, batch: Any, times: Any, spread: float, f
 
     *first* are the weights' first variances; *room* is scratch, ``(2, N_TERMS)``.
     """
-    g, gain = room[0], room[1]
+    g, gain, unit = room[0], room[1], 1 / spread
+    last = len(batch.user_rows) - 1
     for j in range(len(batch.user_rows)):
+        ask(memory, np.int64(batch.user_rows[min(j + AHEAD, last)]), np.int64(batch.item_rows[min(j + AHEAD, last)]))
         error = np.float64(scored.errors[j])
         errors[j] = scored.errors[j]
         b, c, d = np.float64(scored.user_biases[j]), np.float64(scored.item_biases[j]), np.float64(scored.products[j])
@@ -88,12 +92,24 @@ def calibrate(memory: Any, scored: Any, batch: Any, times: Any, spread: float, f
         u, i = memory.users[user], memory.items[item]
         age_user(u, now, memory.user_ms[user])
         age_item(i, now, memory.item_ms[item])
-        fill_terms(g, u, i, n, m, b / spread, c / spread, d / spread, spread, memory.noise[0])
-        errors[j] = whole - spread * correct(memory, g, whole / spread, first, gain)
-        remember(u, i, within(error / spread, MOST), b / spread, c / spread, spread)
+        fill_terms(g, u, i, n, m, b * unit, c * unit, d * unit, unit, memory.noise[0])
+        errors[j] = whole - spread * correct(memory, g, whole * unit, first, gain)
+        remember(u, i, within(error * unit, MOST), b * unit, c * unit, spread)
         memory.user_ms[user] = max(memory.user_ms[user], now)
         memory.item_ms[item] = max(memory.item_ms[item], now)
         memory.newest_ms[0] = max(memory.newest_ms[0], now)
+
+
+@inlined
+def ask(memory: Any, user: Int, item: Int) -> None:
+    """Ask for the memory of two rows."""
+    of_user, of_item = user * memory.users.shape[1], item * memory.items.shape[1]
+    prefetch(memory.users, of_user)
+    prefetch(memory.users, of_user + memory.users.shape[1] - 1)  # a row may begin in one line and end in the next
+    prefetch(memory.items, of_item)
+    prefetch(memory.items, of_item + memory.items.shape[1] - 1)
+    prefetch(memory.user_ms, user)
+    prefetch(memory.item_ms, item)
 
 
 @inlined
@@ -128,9 +144,9 @@ def age_item(i: Any, now: Int, then: Int) -> None:
 
 
 @inlined
-def mean(sums: Any, at: int, bias: float, pseudo_count: float, spread: float) -> float:
-    """Return a mean of residuals, in spreads; *bias* likewise."""
-    total, weight = np.float64(sums[at]) / spread, np.float64(sums[at + 1])
+def mean(sums: Any, at: int, bias: float, pseudo_count: float, unit: float) -> float:
+    """Return a mean of residuals, in spreads, of which *unit* is the inverse; *bias* likewise."""
+    total, weight = np.float64(sums[at]) * unit, np.float64(sums[at + 1])
     return within((total - bias * weight) / (weight + pseudo_count), MOST)
 
 
@@ -141,8 +157,8 @@ def grown(count: Int) -> float:
 
 
 @inlined
-def fill_terms(g: Any, u: Any, i: Any, n: Int, m: Int, b: float, c: float, d: float, spread: float, noise: float) -> None:
-    """Fill *g*; b, c and d are in spreads, *noise* in squared ones."""
+def fill_terms(g: Any, u: Any, i: Any, n: Int, m: Int, b: float, c: float, d: float, unit: float, noise: float) -> None:
+    """Fill *g*; b, c and d are in spreads, of which *unit* is the inverse, *noise* in squared ones."""
     b, c, d = within(b, MOST_PART), within(c, MOST_PART), within(d, MOST_PART)
     g[LEVEL] = 1
     g[PRODUCT], g[USER_BIAS], g[ITEM_BIAS] = d, b, c
@@ -152,18 +168,18 @@ def fill_terms(g: Any, u: Any, i: Any, n: Int, m: Int, b: float, c: float, d: fl
     g[ITEM_BIAS_WHILE_SHORT] = c / (1 + m / 5.0)
     g[USER_COUNT], g[USER_IS_NEW] = grown(n), 1 / (1.0 + n)
     g[ITEM_COUNT], g[ITEM_IS_NEW] = grown(m), 1 / (1.0 + m)
-    g[BURST] = mean(u, U_BURST, b, OF_BURST, spread)
-    g[MINUTE] = mean(u, U_MINUTE, b, OF_MINUTE, spread)
-    g[FIVE] = mean(u, U_FIVE, b, OF_FIVE, spread)
-    g[THIRTY] = mean(u, U_THIRTY, b, OF_THIRTY, spread)
+    g[BURST] = mean(u, U_BURST, b, OF_BURST, unit)
+    g[MINUTE] = mean(u, U_MINUTE, b, OF_MINUTE, unit)
+    g[FIVE] = mean(u, U_FIVE, b, OF_FIVE, unit)
+    g[THIRTY] = mean(u, U_THIRTY, b, OF_THIRTY, unit)
     steadiness = u[U_LAGGED] / (u[U_POWER] + OF_STEADY)
     g[STEADY_BURST], g[STEADY_FIVE] = steadiness * g[BURST], steadiness * g[FIVE]
     g[FIVE_BY_USER_BIAS], g[FIVE_BY_ITEM_BIAS] = b * g[FIVE], c * g[FIVE]
     g[FIVE_BY_ITEM_COUNT] = (g[ITEM_COUNT] - TYPICAL_COUNT) * g[FIVE]
     g[THIRTY_BY_ITEM_COUNT] = (g[ITEM_COUNT] - TYPICAL_COUNT) * g[THIRTY]
-    g[HOUR] = mean(i, I_HOUR, c, OF_HOUR, spread)
-    g[DAY] = mean(i, I_DAY, c, OF_DAY, spread)
-    g[TWENTY] = mean(i, I_TWENTY, c, OF_TWENTY, spread)
+    g[HOUR] = mean(i, I_HOUR, c, OF_HOUR, unit)
+    g[DAY] = mean(i, I_DAY, c, OF_DAY, unit)
+    g[TWENTY] = mean(i, I_TWENTY, c, OF_TWENTY, unit)
 
 
 @inlined
