@@ -29,8 +29,8 @@ IDLE, SORT_USERS, MERGE_USERS, SORT_ITEMS, MERGE_ITEMS, CLEAR, SQUEEZE_USERS, SQ
 """What is going on beside accepting, in this order."""
 DIGIT_BITS, N_DIGITS = 11, 3
 """Row numbers are sorted by three digits of eleven bits."""
-MAIN_PER_POOL = 16
-"""Pairs in main for one in a full pool: more cost time to merge, fewer cost memory."""
+MAIN_PER_POOL, ROWS_PER_POOL = 13, 32
+"""Pairs in main, and rows, for one pair in a full pool: more cost time to merge, fewer cost memory."""
 TOMBSTONE = np.float32(np.nan)
 NEVER = plain(np.iinfo(np.int64).min)
 
@@ -155,11 +155,11 @@ def new_store(least_capacity: Int) -> Store:
 
 @bare
 def open_pool(store: Store, number: Int) -> None:
-    """Make the empty pool *number* the active one; a share of main, so that a merge moves so many pairs for each new one."""
+    """Make the empty pool *number* the active one, a share of main and of rows: a merge has so much to do for each pair."""
     state, pool = store.state[0], store.pools[number]
-    pool.capacity = min(
-        max(state.least_capacity, store.sides[USERS].end // MAIN_PER_POOL), store.log.size // 2 - 2, store.slots.size // 4
-    )
+    n_rows = store.sides[USERS].n_rows + store.sides[ITEMS].n_rows  # a merge goes through all of them
+    worth_it = max(store.sides[USERS].end // MAIN_PER_POOL, n_rows // ROWS_PER_POOL)
+    pool.capacity = min(max(state.least_capacity, worth_it), store.log.size // 2 - 2, store.slots.size // 4)
     pool.n_slots = pool.capacity + pool.capacity // 2 + 1
     pool.used = 0
     pool.mask = 1
