@@ -29,7 +29,7 @@ IDLE, SORT_USERS, MERGE_USERS, SORT_ITEMS, MERGE_ITEMS, CLEAR, SQUEEZE_USERS, SQ
 """What is going on beside accepting, in this order."""
 DIGIT_BITS, N_DIGITS = 11, 3
 """Row numbers are sorted by three digits of eleven bits."""
-MAIN_PER_POOL, ROWS_PER_POOL = 13, 32
+MAIN_PER_POOL, ROWS_PER_POOL = 16, 32
 """Pairs in main, and rows, for one pair in a full pool: more cost time to merge, fewer cost memory."""
 TOMBSTONE = np.float32(np.nan)
 NEVER = plain(np.iinfo(np.int64).min)
