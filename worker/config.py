@@ -263,7 +263,7 @@ class Sweep(Section):
     when_idle: bool = True
     """Whether to go on sweeping while no records come, until a whole sweep gains nothing."""
     block_visits: int = Field(20_000, ge=1)
-    """Ratings visited by one block, about: what a turn may last."""
+    """Ratings visited by one block, about, each row counting as two more: what a turn may last."""
 
 
 class Publish(Section):

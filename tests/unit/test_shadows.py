@@ -54,13 +54,19 @@ def test_tables_of_any_length_are_copied_whole(n_rows):
 
 
 def test_what_the_other_thread_cannot_copy_is_an_error():
-    class Unreadable(np.ndarray):
-        """Small pieces of it cannot be taken."""
+    here, begun = threading.current_thread(), threading.Event()
+
+    class HalfReadable(np.ndarray):
+        """The test's own thread can copy it, once the other one has failed to."""
 
         def __array_function__(self, *_):
-            raise OSError("the other half is gone")
+            if threading.current_thread() is here:
+                assert begun.wait(10)
+            else:
+                begun.set()
+                raise OSError("the other half is gone")
 
-    live = np.zeros(2 * PIECE_BYTES, np.uint8).view(Unreadable)
+    live = np.zeros(3 * PIECE_BYTES, np.uint8).view(HalfReadable)
     with pytest.raises(OSError, match="gone"):
         Shadows().copy({"seen": live})
 

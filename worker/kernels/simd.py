@@ -199,7 +199,7 @@ class Emit:
 
 @emitted
 def ask_for(typing: Any, array: Any, at: Any, n: Any) -> Any:
-    """Ask for the cache lines of ``array[at:at + n]``, n > 0, which are needed soon into `SECOND_LEVEL`."""
+    """Ask for the cache lines of ``array[at:at + n]``, n > 0, which are needed soon (`compiled.SECOND_LEVEL`)."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
         emit = Emit(context, builder)
