@@ -123,6 +123,30 @@ def _move_line(_: Any, array: Any, to: Any, at: Any) -> Any:
     return types.void(array, types.intp, types.intp), generate
 
 
+LANES = 16
+"""Numbers that are looked at together."""
+
+
+def _line(context: Any, builder: Any, kind: Any, numbers: Any, at: Any) -> Any:
+    """Return the 16 numbers from ``numbers[at]`` on."""
+    vector = ir.VectorType(ir.IntType(32), LANES)
+    return builder.load(builder.bitcast(_address(context, builder, kind, numbers, at), vector.as_pointer()), align=4)
+
+
+def _everywhere(builder: Any, number: Any) -> Any:
+    """Return 16 times the 64-bit *number*, shortened."""
+    single = builder.insert_element(
+        ir.Constant(ir.VectorType(ir.IntType(32), LANES), ir.Undefined), builder.trunc(number, ir.IntType(32)), ir.IntType(32)(0)
+    )
+    return builder.shuffle_vector(single, single, ir.Constant(single.type, [0] * LANES))
+
+
+def _lanes(builder: Any, relation: str, number: Any) -> Any:
+    """Return which of 0 … 15 stand in *relation* to *number*."""
+    where = ir.Constant(ir.VectorType(ir.IntType(32), LANES), list(range(LANES)))
+    return builder.icmp_signed(relation, where, _everywhere(builder, number))
+
+
 def _count_above(_: Any, array: Any, at: Any, first: Any, value: Any) -> Any:
     """Return how many of the 16 numbers from ``array[at]`` on, none before ``array[first]``, exceed *value*.
 
@@ -131,26 +155,55 @@ def _count_above(_: Any, array: Any, at: Any, first: Any, value: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         numbers, begin, least, threshold = arguments
-        number, bits = ir.IntType(32), ir.IntType(16)
-        vector = ir.VectorType(number, 16)
-        zeros, where = ir.Constant(vector, [0] * 16), ir.Constant(vector, list(range(16)))
-        address = _address(context, builder, signature.args[0], numbers, begin)
-        line = builder.load(builder.bitcast(address, vector.as_pointer()), align=4)
-
-        def everywhere(scalar: Any) -> Any:
-            single = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, number(0))
-            return builder.shuffle_vector(single, ir.Constant(vector, ir.Undefined), zeros)
-
-        above = builder.icmp_signed(">", line, everywhere(builder.trunc(threshold, number)))
-        inside = builder.icmp_signed(">=", where, everywhere(builder.trunc(builder.sub(least, begin), number)))
-        mask = builder.bitcast(builder.and_(above, inside), bits)
+        bits = ir.IntType(LANES)
+        line = _line(context, builder, signature.args[0], numbers, begin)
+        above = builder.icmp_signed(">", line, _everywhere(builder, threshold))
+        mask = builder.bitcast(builder.and_(above, _lanes(builder, ">=", builder.sub(least, begin))), bits)
         function = get_or_insert_function(builder.module, ir.FunctionType(bits, [bits]), "llvm.ctpop.i16")
         return builder.zext(builder.call(function, [mask]), ir.IntType(64))
 
     return types.int64(array, types.int64, types.int64, types.int64), generate
 
 
+def _find_among(_: Any, array: Any, at: Any, first: Any, stop: Any, value: Any) -> Any:
+    """Return which of the 16 numbers from ``array[at]`` on is *value*, the first of 0 … 15, or 16 if none is.
+
+    Those before ``array[first]`` and those from ``array[stop]`` on do not count.
+
+    All 16 lie in *array*, which is one-dimensional and contiguous, of int32.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        numbers, begin, least, end, wanted = arguments
+        line = _line(context, builder, signature.args[0], numbers, begin)
+        equal = builder.icmp_signed("==", line, _everywhere(builder, wanted))
+        inside = builder.and_(_lanes(builder, ">=", builder.sub(least, begin)), _lanes(builder, "<", builder.sub(end, begin)))
+        mask = builder.bitcast(builder.and_(equal, inside), ir.IntType(LANES))
+        wide, flag = ir.IntType(32), ir.IntType(1)
+        function = get_or_insert_function(builder.module, ir.FunctionType(wide, [wide, flag]), "llvm.cttz.i32")
+        marked = builder.or_(builder.zext(mask, wide), wide(1 << LANES))
+        return builder.zext(builder.call(function, [marked, flag(1)]), ir.IntType(64))
+
+    return types.int64(array, types.int64, types.int64, types.int64, types.int64), generate
+
+
+def _natural(_: Any, value: Any) -> Any:
+    """Return *value*, of which the caller promises that it is not negative.
+
+    numba takes a negative index from the end of an array; after the promise the compiler leaves that question out.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        (value,) = arguments
+        builder.assume(builder.icmp_signed(">=", value, value.type(0)))
+        return value
+
+    return types.int64(types.int64), generate
+
+
 prefetch: Callable[..., None] = intrinsic(_prefetch)
+natural: Callable[..., int] = intrinsic(_natural)
 count_above: Callable[..., int] = intrinsic(_count_above)
+find_among: Callable[..., int] = intrinsic(_find_among)
 move: Callable[..., None] = intrinsic(_move)
 move_line: Callable[..., None] = intrinsic(_move_line)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from factorstream.worker.kernels.compiled import Int, bare, inlined, plain
+from factorstream.worker.kernels.compiled import LANES, Int, bare, find_among, inlined, natural, plain
 from factorstream.worker.kernels.memory import reserve
 
 USERS, ITEMS = plain(0), plain(1)
@@ -29,8 +29,11 @@ IDLE, SORT_USERS, MERGE_USERS, SORT_ITEMS, MERGE_ITEMS, CLEAR, SQUEEZE_USERS, SQ
 """What is going on beside accepting, in this order."""
 DIGIT_BITS, N_DIGITS = 11, 3
 """Row numbers are sorted by three digits of eleven bits."""
+N_PLACES, N_REWRITES = 8, 64
 MAIN_PER_POOL, ROWS_PER_POOL = 16, 32
 """Pairs in main, and rows, for one pair in a full pool: more cost time to merge, fewer cost memory."""
+FEW = 48
+"""Pairs of a row that are looked through line by line: the processor cannot foresee where a search by halves goes."""
 TOMBSTONE = np.float32(np.nan)
 NEVER = plain(np.iinfo(np.int64).min)
 
@@ -66,10 +69,21 @@ POOL = np.dtype(
         ("mask", np.int64),  # of the bits of a slot that number the entry; the others are a part of the hash
     ]
 )
+REWRITE = np.dtype(
+    [
+        ("user", np.int32),
+        ("item", np.int32),
+        ("rating", np.float32),
+        ("length", np.int32),  # the search: pairs that are left of the item's row
+        ("at", np.int64),  # and the first of them
+    ],
+    align=True,
+)
 SIDE = np.dtype([("n_rows", np.int64), ("end", np.int64)])  # main is [0 : end] of the columns
 STATE = np.dtype(
     [
         ("n_ratings", np.int64),
+        ("n_rewrites", np.int64),  # those that wait in `rewrites`
         ("least_capacity", np.int64),
         ("active", np.int64),
         ("phase", np.int64),
@@ -122,6 +136,10 @@ class Store(NamedTuple):
     """The frozen entries, ``row << 32 | entry``, sorted by row."""
     digit_ends: NDArray[np.int64]
     """Where the next frozen entry of each digit's value goes, ``(N_DIGITS, 2 ** DIGIT_BITS)``."""
+    places: NDArray[np.int64]
+    """Where in the users' main the pairs of the next events are, by the last bits of the events' numbers; -1: not there."""
+    rewrites: NDArray[np.void]
+    """Pairs of main whose ratings are new by user, and not yet by item; empty whenever anything else reads or moves pairs."""
 
 
 def column(kind: DTypeLike) -> NDArray[Any]:
@@ -145,6 +163,8 @@ def new_store(least_capacity: Int) -> Store:
         np.zeros(257, np.int64),
         (column(np.uint64), column(np.uint64)),
         np.zeros((N_DIGITS, 1 << DIGIT_BITS), np.int64),
+        np.zeros(N_PLACES, np.int64),
+        np.zeros(N_REWRITES, REWRITE),
     )
     store.state["mark"] = np.inf
     store.state["least_capacity"] = least_capacity
@@ -225,7 +245,7 @@ def hash_of(user: Int, item: Int) -> np.uint64:
 @inlined
 def slot_of(hashed: np.uint64, pool: Pool) -> Int:
     """Return where in `slots` the search for a hash begins."""
-    return pool.table + np.int64(((hashed >> np.uint64(32)) * np.uint64(pool.n_slots)) >> np.uint64(32))
+    return natural(pool.table + np.int64(((hashed >> np.uint64(32)) * np.uint64(pool.n_slots)) >> np.uint64(32)))
 
 
 @inlined
@@ -236,11 +256,11 @@ def find_in_pool(store: Store, pool_number: Int, user: Int, item: Int, hashed: n
     mask, tag = np.uint32(pool.mask), np.uint32(hashed & np.uint64(0xFFFFFFFF))
     at = slot_of(hashed, pool)
     while True:
-        value = store.slots[at]
+        value = store.slots[natural(at)]
         if value == 0:
             return 0
         if ((value ^ tag) & ~mask) == 0:
-            number = pool.base + np.int64(value & mask)
+            number = natural(pool.base + np.int64(value & mask))
             entry = store.log[number]
             if entry.user == user and entry.item == item:
                 return number
@@ -250,18 +270,28 @@ def find_in_pool(store: Store, pool_number: Int, user: Int, item: Int, hashed: n
 @inlined
 def find_in_row(index: Index, row: Row, other: Int) -> Int:
     """Return where in main the pair of *row* with *other* is, -1 if it is not there."""
-    at, n = row.start, np.int64(row.length)
-    while n > 1:
-        half = n >> 1
-        if index.others[at + half] <= other:
-            at += half
-        n -= half
-    return at if n == 1 and index.others[at] == other else -1
+    at, stop = row.start, row.start + row.length
+    while stop - at > FEW:
+        middle = at + ((stop - at) >> 1)
+        if index.others[natural(middle)] <= other:
+            at = middle
+        else:
+            stop = middle
+    line = at & -LANES
+    while line < stop:
+        found = find_among(index.others, line, at, stop, other)
+        if found < LANES:
+            return line + found
+        line += LANES
+    return -1
 
 
 @inlined
-def find(store: Store, user: Int, item: Int, hashed: np.uint64) -> tuple[Int, Int]:
-    """Return the place a pair lives in, or `NOWHERE`, and where there: an entry of the log, or an offset of the users' main."""
+def find(store: Store, user: Int, item: Int, hashed: np.uint64, in_main: Int) -> tuple[Int, Int]:
+    """Return the place a pair lives in, or `NOWHERE`, and where there: an entry of the log, or an offset of the users' main.
+
+    *in_main* is what `find_in_row` found.
+    """
     state = store.state[0]
     entry = find_in_pool(store, state.active, user, item, hashed)
     if entry:
@@ -270,8 +300,7 @@ def find(store: Store, user: Int, item: Int, hashed: np.uint64) -> tuple[Int, In
         entry = find_in_pool(store, 1 - state.active, user, item, hashed)
         if entry:
             return FROZEN, entry
-    at = find_in_row(store.by_user, store.by_user.rows[user], item)
-    return (NOWHERE, 0) if at < 0 else (MAIN, at)
+    return (NOWHERE, 0) if in_main < 0 else (MAIN, in_main)
 
 
 @inlined
@@ -284,11 +313,7 @@ def value_of(store: Store, place: Int, at: Int) -> tuple[np.float32, Int]:
 
 @inlined
 def write(store: Store, user: Int, item: Int, place: Int, at: Int, rating: np.float32, time_ms: Int) -> None:
-    """Write rating and time of a pair that was found, wherever copies of it are by now."""
-    if place == MAIN:
-        write_main(store, USERS, at, rating, time_ms)
-        write_main(store, ITEMS, find_in_row(store.by_item, store.by_item.rows[item], user), rating, time_ms)
-        return
+    """Write rating and time of a pair that was found in a pool, and into main where a copy of it is by now."""
     store.log[at].rating, store.log[at].time_ms = rating, time_ms
     if place == FROZEN and is_merged(store, USERS, user):
         write_main(store, USERS, find_in_row(store.by_user, store.by_user.rows[user], item), rating, time_ms)
@@ -320,9 +345,9 @@ def add_slot(store: Store, pool: Pool, hashed: np.uint64, local: Int) -> None:
     tag = np.uint32(hashed & np.uint64(0xFFFFFFFF))
     end = pool.table + pool.n_slots
     at = slot_of(hashed, pool)
-    while store.slots[at] != 0:
+    while store.slots[natural(at)] != 0:
         at = at + 1 if at + 1 < end else pool.table
-    store.slots[at] = np.uint32(local) | (tag & ~mask)
+    store.slots[natural(at)] = np.uint32(local) | (tag & ~mask)
 
 
 @inlined
@@ -332,7 +357,7 @@ def append(store: Store, user: Int, item: Int, hashed: np.uint64, rating: np.flo
     pool = store.pools[number]
     pool.used += 1
     add_slot(store, pool, hashed, pool.used)
-    at = pool.base + pool.used
+    at = natural(pool.base + pool.used)
     entry = store.log[at]
     entry.user, entry.item, entry.rating, entry.time_ms = user, item, rating, time_ms
     user_row, item_row = store.by_user.rows[user], store.by_item.rows[item]

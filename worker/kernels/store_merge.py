@@ -230,7 +230,6 @@ def merge_row(store: Store, side: Int, index: Index, order: NDArray[np.uint64], 
     for k in range(n - 1, -1, -1):
         other, entry = row_in(store.keys[k]), store.log[entry_in(store.keys[k])]
         stop = first_above(index.others, row.start, stop, other)
-        fetch_below(index, stop, state.left)
         move_up(index, stop, state.stop - stop, state.left)
         state.stop = stop
         state.left -= 1
@@ -269,6 +268,7 @@ def move_up(index: Index, at: Int, n: Int, by: Int) -> None:
     top = at + n
     while top > at:  # the last line takes some pairs too many along, into what is free
         top -= LINE
+        fetch_below(index, top, by)
         move_line(index.others, top + by, top)
         move_line(index.ratings, top + by, top)
         if index.times.size:

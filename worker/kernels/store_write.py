@@ -7,12 +7,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels.compiled import Int, bare, inlined, prefetch
+from factorstream.worker.kernels.compiled import Int, bare, inlined, natural, prefetch
 from factorstream.worker.kernels.store import (
     ACTIVE,
     FROZEN,
     ITEMS,
+    MAIN,
     MERGE_ITEMS,
+    N_PLACES,
     NEVER,
     NOWHERE,
     SORT_USERS,
@@ -40,7 +42,8 @@ UNRATE = 1
 AT_ONCE = 512
 """Events between two pieces of merging."""
 FAR, NEAR, SOON = 24, 12, 4
-"""How many events ahead rows and slots are fetched into the cache, then what these point to, then what those point to."""
+"""How many events ahead rows and slots are fetched into the cache, then what these point to, then what those point to.
+What lies soon is looked up in main, too."""
 
 
 class Events(NamedTuple):
@@ -84,10 +87,12 @@ def accept(
 
     It stops early before an event of a row that is not there.
     """
-    n = paid = np.int64(0)
+    paid = np.int64(0)
+    n: Int = np.int64(0)
     outcome.of_users.starts[0] = outcome.of_items.starts[0] = 0
     j: Int = start
     seen: Int = start
+    found: Int = start
     end: Int = np.int64(events.kinds.size)
     while n < limit:
         while seen < end and seen <= j + FAR:
@@ -95,24 +100,32 @@ def accept(
             seen += 1
         if j >= end:
             break
+        if is_full(store):
+            write_items_side(store)
+            freeze(store)
+            found = j
+        j, n = natural(j), natural(n)
+        found = find_ahead(store, events, max(j, found), min(j + SOON + 1, end))
         fetch_ahead(store, events, j, end - 1, fold_in)
-        user, item = np.int64(events.user_rows[j]), np.int64(events.item_rows[j])
+        user, item, time_ms = natural(events.user_rows[j]), natural(events.item_rows[j]), events.timestamps_ms[j]
         rating = (
             TOMBSTONE if events.kinds[j] == UNRATE else events.ratings[j] + np.float32(0)
         )  # -0 becomes 0: equal, so the same bits
         n_before = store.state[0].n_ratings
-        if apply(store, user, item, rating, events.timestamps_ms[j]):
+        if apply(store, user, item, rating, time_ms, store.places[j % N_PLACES]):
             outcome.event_index[n], outcome.user_rows[n], outcome.item_rows[n] = j, user, item
-            outcome.ratings[n], outcome.timestamps_ms[n] = rating, events.timestamps_ms[j]
+            outcome.ratings[n], outcome.timestamps_ms[n] = rating, time_ms
             outcome.changes[n] = change = store.state[0].n_ratings - n_before
             of_users, of_items = (fold_in, fold_in_items) if change > 0 else (max(fold_in, rework), max(fold_in_items, rework))
             outcome.user_counts[n] = add_history(store, USERS, user, of_users, outcome.of_users, n)
             outcome.item_counts[n] = add_history(store, ITEMS, item, of_items, outcome.of_items, n)
             n += 1
             if n - paid == AT_ONCE:
+                write_items_side(store)
                 advance(store, float(n - paid))
-                paid = n
+                paid, found = n, j + 1
         j += 1
+    write_items_side(store)
     advance(store, float(n - paid))
     return j, n
 
@@ -122,21 +135,22 @@ def add_history(store: Store, side: Int, row: Int, longest: Int, history: Histor
     """Add the history of the n-th accepted event's row, empty if it holds more than *longest*; return how many it holds."""
     end, n_held = history.starts[n], (store.by_user if side == USERS else store.by_item).rows[row].count
     if 0 < n_held <= longest:
+        if side == ITEMS:
+            write_items_side(store)
         end = read_row(store, side, row, HELD_ONLY, history.others, history.ratings, store.by_item.times, end)
     history.starts[n + 1] = end
     return n_held
 
 
 @inlined
-def apply(store: Store, user: Int, item: Int, rating: np.float32, time_ms: Int) -> bool:
-    """Let an event apply unless it is old news; return whether it did."""
+def apply(store: Store, user: Int, item: Int, rating: np.float32, time_ms: Int, in_main: Int) -> bool:
+    """Let an event apply unless it is old news; return whether it did. *in_main*: where the users' main has its pair, or -1."""
     if store.state[0].n_floors and time_ms <= max(store.by_user.floors[user] ^ NEVER, store.by_item.floors[item] ^ NEVER):
         return False
     hashed = hash_of(user, item)
-    place, at = find(store, user, item, hashed)
+    place, at = find(store, user, item, hashed, in_main)
     change = 0 if np.isnan(rating) else 1
     if place == NOWHERE:
-        make_room(store)
         append(store, user, item, hashed, rating, time_ms)
     else:
         held, held_ms = value_of(store, place, at)
@@ -144,11 +158,50 @@ def apply(store: Store, user: Int, item: Int, rating: np.float32, time_ms: Int) 
             return False
         change -= 1 if is_held(held) else 0
         store.state[0].n_forgotten -= 1 if np.isinf(held) else 0
-        write(store, user, item, place, at, rating, time_ms)
+        if place == MAIN:
+            write_main(store, USERS, at, rating, time_ms)
+            add_rewrite(store, user, item, rating)
+        else:
+            write(store, user, item, place, at, rating, time_ms)
     user_row, item_row = store.by_user.rows[user], store.by_item.rows[item]
     user_row.newest_ms, item_row.newest_ms = max(user_row.newest_ms, time_ms), max(item_row.newest_ms, time_ms)
     count(store, user, item, change)
     return True
+
+
+@inlined
+def add_rewrite(store: Store, user: Int, item: Int, rating: np.float32) -> None:
+    """Let the items' side of main wait for a rating that its pair has by now."""
+    if store.state[0].n_rewrites == store.rewrites.size:
+        write_items_side(store)
+    rewrite = store.rewrites[natural(store.state[0].n_rewrites)]
+    rewrite.user, rewrite.item, rewrite.rating = user, item, rating
+    store.state[0].n_rewrites += 1
+
+
+@bare
+def write_items_side(store: Store) -> None:
+    """Write the ratings that wait for it into the items' side of main.
+
+    Its rows are long. All are searched at once, so that the memory of one search comes while the others go on.
+    """
+    n = store.state[0].n_rewrites
+    longest = 0
+    for k in range(n):
+        rewrite = store.rewrites[k]
+        row = store.by_item.rows[natural(rewrite.item)]
+        rewrite.at, rewrite.length = row.start, row.length
+        longest = max(longest, row.length)
+    while longest > 1:
+        for k in range(n):
+            rewrite = store.rewrites[k]
+            half = rewrite.length >> 1
+            rewrite.at += half if store.by_item.others[natural(rewrite.at + half)] <= rewrite.user else 0
+            rewrite.length -= half
+        longest -= longest >> 1
+    for k in range(n):
+        write_main(store, ITEMS, store.rewrites[k].at, store.rewrites[k].rating, NEVER)
+    store.state[0].n_rewrites = 0
 
 
 @inlined
@@ -160,11 +213,10 @@ def is_newer(time_ms: Int, rating: np.float32, held_ms: Int, held: np.float32) -
 
 
 @inlined
-def make_room(store: Store) -> None:
-    """See that the active pool can take a pair."""
+def is_full(store: Store) -> bool:
+    """Whether the active pool cannot take another pair."""
     pool = store.pools[store.state[0].active]
-    if pool.used == pool.capacity:
-        freeze(store)
+    return pool.used == pool.capacity
 
 
 @inlined
@@ -183,12 +235,24 @@ def is_strange(store: Store, events: Events, j: Int) -> bool:
 
 
 @inlined
+def find_ahead(store: Store, events: Events, first: Int, stop: Int) -> Int:
+    """Look up the pairs of events in the users' main, and ask for what those hold that are there; return *stop*."""
+    for k in range(first, stop):
+        at = find_in_row(store.by_user, store.by_user.rows[natural(events.user_rows[natural(k)])], events.item_rows[natural(k)])
+        store.places[natural(k) % N_PLACES] = at
+        if at >= 0:
+            prefetch(store.by_user.ratings, at)
+            prefetch(store.by_user.times, at)
+    return stop
+
+
+@inlined
 def fetch_ahead(store: Store, events: Events, j: Int, last: Int, fold_in: Int) -> None:
     """Ask for the memory that the next events will look at: a store that is larger than the cache waits for it otherwise."""
-    far, near, soon = np.int64(min(j + FAR, last)), np.int64(min(j + NEAR, last)), np.int64(min(j + SOON, last))
-    fetch_rows(store, events.user_rows[far], events.item_rows[far])
-    fetch_pairs(store, store.by_user.rows[events.user_rows[near]], fold_in)
-    row = store.by_user.rows[events.user_rows[soon]]
+    far, near, soon = natural(min(j + FAR, last)), natural(min(j + NEAR, last)), natural(min(j + SOON, last))
+    fetch_rows(store, natural(events.user_rows[far]), natural(events.item_rows[far]))
+    fetch_pairs(store, store.by_user.rows[natural(events.user_rows[near])], fold_in)
+    row = store.by_user.rows[natural(events.user_rows[soon])]
     if row.count < fold_in:
         prefetch(store.log, store.log[row.head_0].next_of_user)
         prefetch(store.log, store.log[row.head_1].next_of_user)
