@@ -6,7 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factorstream.worker.kernels.compiled import bare
-from factorstream.worker.kernels.store import IDLE, ITEMS, MERGE_ITEMS, MERGE_USERS, SQUEEZE_ITEMS, SQUEEZE_USERS, USERS
+from factorstream.worker.kernels.store import (
+    FEW,
+    IDLE,
+    ITEMS,
+    MERGE_ITEMS,
+    MERGE_USERS,
+    SQUEEZE_ITEMS,
+    SQUEEZE_USERS,
+    USERS,
+    find_in_row,
+    new_store,
+)
 from factorstream.worker.kernels.store_chain import sort
 from factorstream.worker.kernels.store_merge import advance, first_above, freeze
 from factorstream.worker.model.ratings import Ratings
@@ -121,6 +132,55 @@ def test_forgotten_pairs_are_squeezed_out_of_memory():
     assert n_forgotten == ratings._store.state["n_forgotten"][0]
     assert n_forgotten < len(ratings.entries().user_rows) / 8
     assert ratings._store.sides["end"][USERS] < largest
+
+
+@pytest.mark.parametrize("n_items", [1, 15, 16, 17, FEW - 1, FEW, FEW + 1, 3 * FEW, 1000])
+def test_pairs_are_found_in_rows_of_any_length_wherever_they_begin(n_items):
+    wanted = np.arange(-1, 2 * n_items + 2)
+    for n_before in range(20):
+        index = new_store(0).by_user
+        index.others[: n_before + n_items + 20] = np.concatenate([np.arange(n_before), 2 * np.arange(n_items), np.arange(20)])
+        index.rows["start"][0], index.rows["length"][0] = n_before, n_items
+        expected = [n_before + other // 2 if 0 <= other < 2 * n_items and other % 2 == 0 else -1 for other in wanted]
+        assert places(index, wanted).tolist() == expected
+
+
+@bare
+def fill_places(index, wanted, places):
+    for k in range(wanted.size):
+        places[k] = find_in_row(index, index.rows[0], wanted[k])
+
+
+def places(index, wanted):
+    found = np.empty(len(wanted), np.int64)
+    fill_places(index, wanted, found)
+    return found
+
+
+@pytest.mark.parametrize(("n_users", "n_items"), [(200, 3), (3, 200), (2_000, 2)])
+@pytest.mark.parametrize("rework", [0, 5_000])
+def test_pairs_of_main_rated_again_by_the_hundred_are_new_on_both_sides(n_users, n_items, rework):
+    users, items = (row.ravel().astype(np.int32) for row in np.indices((n_users, n_items)))
+    n = len(users)
+    ratings = Ratings(least_capacity=64)
+    ratings.grow(n_users, n_items)
+    ratings.accept(np.zeros(n, np.uint8), users, items, np.ones(n, np.float32), np.ones(n, np.int64))
+    freeze(ratings._store)
+    advance(ratings._store, np.inf)
+    order = np.random.default_rng(0).permutation(np.repeat(np.arange(n), 2))  # each twice, mostly in one call of `advance`
+    values = np.arange(len(order), dtype=np.float32)
+    accepted = ratings.accept(
+        np.zeros(len(order), np.uint8), users[order], items[order], values, 2 + np.arange(len(order)), rework=rework
+    )
+    newest = np.zeros((n_users, n_items), np.float32)
+    for k, pair in enumerate(order):
+        newest[users[pair], items[pair]] = values[k]
+        if rework:
+            of_item = slice(*accepted.item_histories.starts[k : k + 2])
+            assert dict(zip(*(column[of_item] for column in accepted.item_histories[1:]), strict=True))[users[pair]] == values[k]
+    assert np.array_equal(ratings.histories_of_users(np.arange(n_users, dtype=np.int32)).ratings, newest.ravel())
+    assert np.array_equal(ratings.histories_of_items(np.arange(n_items, dtype=np.int32)).ratings, newest.T.ravel())
+    assert_main_is_whole(ratings)
 
 
 @given(st.lists(st.integers(0, 2**63 - 1), max_size=200, unique_by=lambda key: key >> 32))

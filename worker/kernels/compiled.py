@@ -202,7 +202,7 @@ def _natural(_: Any, value: Any) -> Any:
 
 
 prefetch: Callable[..., None] = intrinsic(_prefetch)
-natural: Callable[..., int] = intrinsic(_natural)
+natural: Callable[..., np.int64] = intrinsic(_natural)
 count_above: Callable[..., int] = intrinsic(_count_above)
 find_among: Callable[..., int] = intrinsic(_find_among)
 move: Callable[..., None] = intrinsic(_move)

@@ -30,7 +30,7 @@ IDLE, SORT_USERS, MERGE_USERS, SORT_ITEMS, MERGE_ITEMS, CLEAR, SQUEEZE_USERS, SQ
 DIGIT_BITS, N_DIGITS = 11, 3
 """Row numbers are sorted by three digits of eleven bits."""
 N_PLACES, N_REWRITES = 8, 64
-MAIN_PER_POOL, ROWS_PER_POOL = 16, 32
+MAIN_PER_POOL, ROWS_PER_POOL = 16, 8
 """Pairs in main, and rows, for one pair in a full pool: more cost time to merge, fewer cost memory."""
 FEW = 48
 """Pairs of a row that are looked through line by line: the processor cannot foresee where a search by halves goes."""

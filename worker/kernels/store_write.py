@@ -87,8 +87,7 @@ def accept(
 
     It stops early before an event of a row that is not there.
     """
-    paid = np.int64(0)
-    n: Int = np.int64(0)
+    n = paid = np.int64(0)
     outcome.of_users.starts[0] = outcome.of_items.starts[0] = 0
     j: Int = start
     seen: Int = start
