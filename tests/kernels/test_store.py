@@ -134,6 +134,25 @@ def test_forgotten_pairs_are_squeezed_out_of_memory():
     assert ratings._store.sides["end"][USERS] < largest
 
 
+def test_forgotten_pairs_rated_again_while_memory_is_squeezed_are_kept_on_both_sides():
+    ratings, _ = filled(5_000, 300, 100, least_capacity=64)
+    freeze(ratings._store)
+    advance(ratings._store, np.inf)
+    for user in range(300):
+        ratings.forget_user(user, 1000)
+    pairs = ratings._store.by_user.others[: ratings._store.sides["end"][USERS]].copy()
+    users = np.repeat(np.arange(300, dtype=np.int32), ratings._store.by_user.rows["length"][:300])
+    n = len(pairs)
+    freeze(ratings._store)
+    while phase(ratings) != SQUEEZE_USERS:
+        small_step(ratings)
+    ratings.accept(np.zeros(n, np.uint8), users[::-1], pairs[::-1], np.ones(n, np.float32), np.full(n, 1001))
+    assert ratings.n_ratings == n
+    freeze(ratings._store)
+    advance(ratings._store, np.inf)
+    assert_main_is_whole(ratings)
+
+
 @pytest.mark.parametrize("n_items", [1, 15, 16, 17, FEW - 1, FEW, FEW + 1, 3 * FEW, 1000])
 def test_pairs_are_found_in_rows_of_any_length_wherever_they_begin(n_items):
     wanted = np.arange(-1, 2 * n_items + 2)
