@@ -77,13 +77,16 @@ def plain(value: int) -> int:
 
 
 def _address(context: Any, builder: Any, array_type: Any, array: Any, at: Any) -> Any:
-    """Return the address of ``array[at]`` as a byte pointer."""
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [at]), ir.IntType(8).as_pointer())
+    """Return the address of ``array[at]`` as a byte pointer; *array* is contiguous, or strided and one-dimensional."""
+    made = context.make_array(array_type)(context, builder, array)
+    byte_pointer = ir.IntType(8).as_pointer()
+    if array_type.is_contig:
+        return builder.bitcast(builder.gep(made.data, [at]), byte_pointer)
+    return builder.gep(builder.bitcast(made.data, byte_pointer), [builder.mul(at, builder.extract_value(made.strides, 0))])
 
 
 def _prefetch(_: Any, array: Any, at: Any) -> Any:
-    """Ask for the cache line of ``array[at]``; *at* counts all numbers and may lie outside. *array* is contiguous."""
+    """Ask for the cache line of ``array[at]``; *at* may lie outside, and counts all numbers where there are more dimensions."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         number = ir.IntType(32)

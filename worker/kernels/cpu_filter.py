@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from factorstream.worker.kernels import cpu_posterior
+from factorstream.worker.kernels import cpu_belief, cpu_posterior
 from factorstream.worker.kernels.api import I32, Batch, Histories, Side
 from factorstream.worker.kernels.beliefs import Beliefs, Foreseen, Prior, Smoothed
 from factorstream.worker.kernels.layout import batch_as_columns, column, flat, histories_as_columns, strided
@@ -42,7 +42,8 @@ def filter_batch(
         np.float32(noise),
         _prior(user_prior),
         _prior(item_prior),
-        (cpu_posterior.room(rank), cpu_posterior.room(rank)),
+        cpu_belief.room(rank),
+        cpu_belief.panel(rank),
         foreseen,
     )
     return foreseen
@@ -65,7 +66,7 @@ def smooth(
     tables, others = _tables(own, own_beliefs), _tables(other, other_beliefs)
     rows, histories = column(rows, np.int32), histories_as_columns(histories)
     numbers = np.float32(intercept), np.float32(noise), _prior(prior)
-    cpu_posterior.smooth(tables, others, rows, histories, taken, *numbers, cpu_posterior.room(rank), told)
+    cpu_posterior.smooth(tables, others, rows, histories, taken, *numbers, cpu_belief.room(rank), cpu_belief.panel(rank), told)
     return Smoothed(*told.T)
 
 
@@ -92,13 +93,13 @@ def explain(
         np.float32(bias_ridge * prior.bias),
         _prior(prior),
         SHARES,
-        cpu_posterior.room(other.factors.shape[1]),
+        np.empty(cpu_belief.vector_width(other.factors.shape[1]), np.float32),
     )
 
 
-def _tables(side: Side, beliefs: Beliefs) -> cpu_posterior.Tables:
+def _tables(side: Side, beliefs: Beliefs) -> cpu_belief.Tables:
     """Return both as flat tables."""
-    return cpu_posterior.Tables(flat(side.factors), flat(side.biases), flat(beliefs.equations), flat(beliefs.outlook))
+    return cpu_belief.Tables(flat(side.factors), flat(side.biases), flat(beliefs.equations), flat(beliefs.outlook))
 
 
 def _prior(prior: Prior) -> Any:

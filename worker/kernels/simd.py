@@ -317,6 +317,32 @@ def add_first(typing: Any, y: Any, y_at: Any, scale: Any, x: Any, x_at: Any, n: 
 
 
 @emitted
+def add_blend(typing: Any, y: Any, a: Any, x: Any, x_at: Any, n: Any, b: Any, z: Any, z_at: Any, m: Any) -> Any:
+    """``y[:n] += a * x[x_at:x_at + n]`` and ``y[:m] += b * z[z_at:z_at + m]`` at once, n ≤ m; y has room for ``padded(m)``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        to, p, q = (
+            emit.at(signature.args[0], args[0], _I64(0)),
+            *(emit.at(signature.args[k], args[k], args[k + 1]) for k in (2, 6)),
+        )
+        a, b = emit.splat(args[1]), emit.splat(args[5])
+
+        def add(k: Value, _: Sequence[Value], mask: Value) -> Sequence[Value]:
+            address = builder.gep(to, [k])
+            own = emit.load(builder.gep(p, [k]), builder.not_(emit.lanes_from(args[4], k)))
+            total = emit.blend(a, own, b, emit.load(builder.gep(q, [k]), mask))
+            emit.store(builder.fadd(emit.load(address), total), address)
+            return []
+
+        emit.vectors(args[8], [], add)
+        return context.get_dummy_value()
+
+    places = types.int64, types.int64
+    return types.void(y, types.float32, x, *places, types.float32, z, *places), codegen
+
+
+@emitted
 def all_finite(typing: Any, x: Any, x_at: Any, n: Any) -> Any:
     """Return whether ``x[x_at:x_at + n]`` is finite throughout."""
 
@@ -394,6 +420,26 @@ def copy_padded(typing: Any, x: Any, x_at: Any, n: Any, y: Any, y_at: Any) -> An
 
 
 @emitted
+def copy_raised(typing: Any, x: Any, x_at: Any, n: Any, first: Any, y: Any, y_at: Any) -> Any:
+    """``y[y_at:y_at + padded(n)] = x[x_at:x_at + n]`` and zeros after it, with *first* added to y[y_at]."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        p, q = emit.at(signature.args[0], args[0], args[1]), emit.at(signature.args[4], args[4], args[5])
+        raised = emit.splat(args[3])
+
+        def copy(k: Value, _: Sequence[Value], mask: Value) -> Sequence[Value]:
+            given = emit.load(builder.gep(p, [k]), mask)
+            emit.store(builder.select(emit.lane_is(_I64(0), k), builder.fadd(given, raised), given), builder.gep(q, [k]))
+            return []
+
+        emit.vectors(args[2], [], copy)
+        return context.get_dummy_value()
+
+    return types.void(x, types.int64, types.int64, types.float32, y, types.int64), codegen
+
+
+@emitted
 def copy_scaled(typing: Any, x: Any, x_at: Any, scale: Any, n: Any, y: Any, y_at: Any) -> Any:
     """``y[y_at:y_at + padded(n)] = scale * x[x_at:x_at + n]`` and zeros after it."""
 
@@ -450,6 +496,60 @@ def copy(typing: Any, x: Any, x_at: Any, n: Any, y: Any, y_at: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(x, types.int64, types.int64, y, types.int64), codegen
+
+
+@emitted
+def extend_padded(typing: Any, x: Any, x_at: Any, scale: Any, y: Any, y_at: Any, first: Any, n: Any, z: Any, z_at: Any) -> Any:
+    """``z[z_at:z_at + padded(n)] = x[x_at:x_at + n] + scale * y[y_at:y_at + n]`` and zeros after it.
+
+    *first* is added to ``z[z_at]``, too.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        p, q, to = (emit.at(signature.args[line], args[line], args[line + 1]) for line in (0, 3, 7))
+        factor, first = emit.splat(args[2]), emit.splat(args[5])
+
+        def extend(k: Value, _: Sequence[Value], mask: Value) -> Sequence[Value]:
+            given = emit.multiply_add(factor, emit.load(builder.gep(q, [k]), mask), emit.load(builder.gep(p, [k]), mask))
+            given = builder.select(emit.lane_is(_I64(0), k), builder.fadd(given, first), given)
+            emit.store(given, builder.gep(to, [k]))
+            return []
+
+        emit.vectors(args[6], [], extend)
+        return context.get_dummy_value()
+
+    numbers = types.float32, types.int64
+    return types.void(x, types.int64, types.float32, y, types.int64, *numbers, z, types.int64), codegen
+
+
+@emitted
+def quadratic_form(typing: Any, x: Any, x_at: Any, n: Any, y: Any) -> Any:
+    """Return ``yᵀ X y``; ``x[x_at:]`` is the upper triangle of X, n rows one after another, y ``(n,)``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        emit = Emit(context, builder)
+        n, ys = args[2], emit.at(signature.args[3], args[3], _I64(0))
+        start = emit.at(signature.args[0], args[0], args[1])
+        two = ir.Constant(_VECTOR, [2.0] * LANES)
+
+        def columns(c: Value, carried: Sequence[Value]) -> Sequence[Value]:
+            inside = builder.not_(emit.lanes_from(n, c))
+
+            def add(a: Value, carried: Sequence[Value]) -> Sequence[Value]:
+                total, at = carried  # row a begins where `at` is, with column a
+                wanted = builder.and_(emit.lanes_from(a, c), inside)
+                row = emit.load(builder.gep(start, [builder.add(builder.sub(at, a), c)]), wanted)
+                twice = builder.select(emit.lane_is(a, c), row, builder.fmul(two, row))
+                total = emit.multiply_add(emit.splat(builder.load(builder.gep(ys, [a]))), twice, total)
+                return [total, builder.add(at, builder.sub(n, a))]
+
+            column = emit.loop(n, 1, [_ZERO, _I64(0)], add)[0]
+            return [emit.multiply_add(column, emit.load(builder.gep(ys, [c]), inside), carried[0])]
+
+        return emit.sum(emit.loop(n, LANES, [_ZERO], columns)[0])
+
+    return types.float32(x, types.int64, types.int64, y), codegen
 
 
 @emitted
@@ -519,40 +619,46 @@ def lay_row(typing: Any, x: Any, x_at: Any, a: Any, n: Any, weight: Any, right: 
 
 
 @emitted
-def eliminate_below(typing: Any, x: Any, k: Any, n: Any, inverse: Any, width: Any) -> Any:
+def eliminate_below(typing: Any, x: Any, k: Any, n: Any, inverse: Any, width: Any, shares: Any) -> Any:
     """Take row *k* of n equations, times a share, out of those below, so that column k becomes 0; minus the share goes there.
 
-    *inverse* is that of the pivot, in whose place row k gets 1. Rows have *width*, a multiple of `LANES`.
+    *inverse* is that of the pivot, in whose place row k gets 1. Rows have *width*, a multiple of `LANES`, and so has *shares*,
+    what is written to.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
         emit = Emit(context, builder)
-        array, k, n, inverse, width = args
-        zero, one = _ZERO, ir.Constant(_VECTOR, [1.0] * LANES)
-        first = emit.at(signature.args[0], array, _I64(0))
-        row = builder.gep(first, [builder.mul(k, width)])
+        array, k, n, inverse, width, shares = args
+        one = ir.Constant(_VECTOR, [1.0] * LANES)
+        first, shares = emit.at(signature.args[0], array, _I64(0)), emit.at(signature.args[5], shares, _I64(0))
+        row, inverse = builder.gep(first, [builder.mul(k, width)]), emit.splat(inverse)
         below = builder.add(k, _I64(1))
+
+        def share(c: Value, _: Sequence[Value]) -> Sequence[Value]:
+            emit.store(builder.fmul(emit.load(builder.gep(row, [c])), inverse), builder.gep(shares, [c]))
+            return []
 
         def chunk(c: Value, _: Sequence[Value]) -> Sequence[Value]:
             pivot, place = emit.lane_is(k, c), builder.gep(row, [c])
             taken = builder.select(pivot, one, emit.load(place))
             emit.store(taken, place)
+            kept = builder.not_(pivot)
 
             def take(i: Value, _: Sequence[Value]) -> Sequence[Value]:
                 i = builder.add(i, below)
-                share = builder.fmul(builder.load(builder.gep(row, [i])), inverse)
                 address = builder.gep(first, [builder.add(builder.mul(i, width), c)])
-                rest = builder.select(pivot, zero, emit.load(address))
-                emit.store(emit.minus_product(rest, emit.splat(share), taken), address)
+                share = emit.splat(builder.load(builder.gep(shares, [i])))
+                emit.store(emit.minus_product(emit.load(address, kept), share, taken), address)
                 return []
 
             emit.loop(builder.sub(n, below), 1, [], take)
             return []
 
+        emit.loop(width, LANES, [], share)
         emit.loop(width, LANES, [], chunk)
         return context.get_dummy_value()
 
-    return types.void(x, types.int64, types.int64, types.float32, types.int64), codegen
+    return types.void(x, types.int64, types.int64, types.float32, types.int64, shares), codegen
 
 
 @emitted
