@@ -48,6 +48,7 @@ from factorstream.worker.kernels.compiled import Int
 from factorstream.worker.kernels.cpu_fold import scratch
 from factorstream.worker.kernels.effects import Effects, Pull
 from factorstream.worker.kernels.layout import batch_as_columns, column, histories_as_columns, strided
+from factorstream.worker.kernels.simd import LANES
 from factorstream.worker.kernels.terms import N_TERMS, Memory, first_variances
 
 name = "cpu"
@@ -317,7 +318,7 @@ def attribute(own: Effects, other: Effects, side: Side, rows: I32, histories: Hi
     """Find the effects of *rows* (`api.Kernels.attribute`)."""
     width, flat = own.said.shape[1], _side(side)
     columns = column(rows, np.int32), histories_as_columns(histories), strided(counts)
-    room, strengths = np.empty(width, np.float32), Pull(*map(_scalar, pull))
+    room, strengths = np.empty(width + LANES, np.float32), Pull(*map(_scalar, pull))
     cpu_effects.attribute(_effects(own), _effects(other), *flat, *columns, width, strengths, room)
 
 

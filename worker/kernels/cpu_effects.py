@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from factorstream.worker.kernels.compiled import Int, bare, inlined
+from factorstream.worker.kernels.compiled import Int, bare, inlined, prefetch
 from factorstream.worker.kernels.effects import CAUTION
-from factorstream.worker.kernels.simd import add_scaled, ask_for, clear
+from factorstream.worker.kernels.simd import add_blend, add_scaled, ask_for, clear
 
 AHEAD = 8
 """Ratings between asking for a row and using it."""
@@ -83,7 +83,7 @@ def attribute(
 ) -> None:
     """Find the effect of each of *rows*, one after another, on the rows it met (`api.Kernels.attribute`).
 
-    *factors* and *biases* are those of the rows met, *counts* how many these met; *room* is scratch, ``(K + 1,)``.
+    *factors* and *biases* are those of the rows met, *counts* how many these met; *room* is scratch, ``(padded(K + 1),)``.
     """
     rank, stop = width - 1, len(histories.others)
     for r in range(len(rows)):
@@ -95,13 +95,14 @@ def attribute(
         for h in range(begin, end):
             if h + AHEAD < stop:
                 ahead = np.int64(histories.others[h + AHEAD])
+                prefetch(counts, ahead)
+                prefetch(biases, ahead)
                 ask_for(factors, ahead * rank, rank)
                 ask_for(other.told, ahead * width, width)
             met = np.int64(histories.others[h])
             scale = scale_of(counts[met])
             squares += scale * scale
-            add_scaled(room, 0, scale, factors, met * rank, rank)
-            add_scaled(room, 0, -scale * scale, other.told, met * width, rank)
+            add_blend(room, scale, factors, met * rank, rank, -scale * scale, other.told, met * width, rank)
             of_bias += scale * (biases[met] - scale * other.told[np.uint64(met * width + rank)])
         room[rank] = of_bias
         if change_effect(own.said, at, rank, squares, pull, room):

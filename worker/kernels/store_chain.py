@@ -33,6 +33,13 @@ def chain_length(store: Store, side: Int, entry: Int) -> Int:
     return n
 
 
+@inlined
+def put_in_order(store: Store, n: Int) -> None:
+    """Sort the first *n* of `keys` by row, which are seldom more than one."""
+    if n > 1:
+        sort(store.keys, store.spare, store.ends, n)
+
+
 @bare
 def sort(keys: NDArray[np.uint64], spare: NDArray[np.uint64], ends: NDArray[np.int64], n: Int) -> None:
     """Sort the first *n* of *keys* by their upper 32 bits."""

@@ -38,7 +38,7 @@ from factorstream.worker.kernels.store import (
     row_of,
     set_head,
 )
-from factorstream.worker.kernels.store_chain import sort
+from factorstream.worker.kernels.store_chain import put_in_order
 
 ROW_WORK, ENTRY_WORK, SORT_WORK, SQUEEZE_WORK = 2, 16, 4, 4
 """What a row, merging an entry, looking at one to sort it, looking at a pair to squeeze it: moving a pair costs 1."""
@@ -252,7 +252,7 @@ def take_entries(store: Store, side: Int, order: NDArray[np.uint64]) -> Int:
     for k in range(first, state.left):
         store.keys[k - first] = key_of(row_of(store, ITEMS if side == USERS else USERS, entry_in(order[k])), entry_in(order[k]))
     if side == USERS:  # the items' order comes from the users', so it is ascending by user already
-        sort(store.keys, store.spare, store.ends, state.left - first)
+        put_in_order(store, state.left - first)
     return state.left - first
 
 

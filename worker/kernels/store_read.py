@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from factorstream.worker.kernels.compiled import Int, bare, inlined, plain
 from factorstream.worker.kernels.store import USERS, Store, entry_in, is_held, row_in
-from factorstream.worker.kernels.store_chain import chain_length, collect, sort
+from factorstream.worker.kernels.store_chain import chain_length, collect, put_in_order
 
 HELD_ONLY, TOMBSTONES_TOO = plain(0), plain(1)
 BEHIND_ALL = np.iinfo(np.int32).max
@@ -44,7 +44,7 @@ def read_row(
     index, timed = store.by_user if side == USERS else store.by_item, times.size > 0
     record = index.rows[row]
     n_new = collect(store, side, record.head_1, collect(store, side, record.head_0, np.int64(0)))
-    sort(store.keys, store.spare, store.ends, n_new)
+    put_in_order(store, n_new)
     at, stop = record.start, record.start + record.length
     for k in range(n_new + 1):
         until = row_in(store.keys[k]) if k < n_new else np.int64(BEHIND_ALL)
