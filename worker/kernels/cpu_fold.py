@@ -9,6 +9,7 @@ Arrays are float32 and flat; a vector of K factors takes ``padded(K)`` places, t
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,7 +70,8 @@ def scratch(longest: int, rank: int) -> Scratch:
     square = max(vector, _round_up(min(longest, rank))) ** 2 if longest else 0
     column = max(vector, n)
     sizes = (n * vector, n, n * vector, square, square, 2 * vector, *[column] * 6, vector + LANES, vector + LANES)
-    return Scratch(*(np.zeros(places, np.float32) for places in sizes))
+    whole = np.zeros(sum(sizes), np.float32)  # one array is made sooner than fourteen
+    return Scratch(*(whole[end - places : end] for places, end in zip(sizes, itertools.accumulate(sizes), strict=True)))
 
 
 def _round_up(n: int) -> int:

@@ -25,6 +25,9 @@ def splitmix64(counter: Any) -> Any:
 @bare
 def fill(factors: Any, rank: int, first: int, stop: int, seed: Any, stream: Any, deviation: float) -> None:
     """Fill rows *first* to *stop* of the flat *factors* with normal numbers, two from each 64 bits (Box and Muller 1958)."""
+    if deviation == 0:
+        factors[first * rank : stop * rank] = 0
+        return
     start = splitmix64(splitmix64(seed) ^ stream)
     for row in range(first, stop):
         key = splitmix64(start ^ np.uint64(row))

@@ -46,13 +46,13 @@ def add_rows(told: Any, starts: Any, spread: float, sums: Any) -> None:
     and target t and ``n = ln (1 + count)`` those of ``w, w n, w n², w t, w n t``; all in units of the *spread*.
 
     Args:
-        told: ``(rows, 6)``: the columns of `beliefs.Smoothed`. Rows without ratings, or whose misfit is not finite, do not count.
+        told: ``(6, rows)``: the fields of `beliefs.Smoothed`. Rows without ratings, or whose misfit is not finite, do not count.
         starts: Of the rows' histories, ``(rows + 1,)``.
     """
     square = spread * spread
-    for j in range(len(told)):
+    for j in range(told.shape[1]):
         count = starts[j + 1] - starts[j]
-        misfit, of_factors, of_bias, target, weight = told[j, 1], told[j, 2], told[j, 3], told[j, 4], told[j, 5]
+        misfit, of_factors, of_bias, target, weight = told[1, j], told[2, j], told[3, j], told[4, j], told[5, j]
         if count == 0 or not math.isfinite(misfit):
             continue
         n, w, t = math.log1p(count), weight * square, target / spread

@@ -198,7 +198,7 @@ class Posterior:
         """
         told, histories = self._solved(model, side, rows)
         if not afresh:
-            tallies.add_rows(np.column_stack(told), histories.starts, model.level.spread, remembered(model).sums[side])
+            tallies.add_rows(np.array(told), histories.starts, model.level.spread, remembered(model).sums[side])
         return told.gains
 
     def _solved(self, model: Model, side: int, rows: NDArray[np.int32]) -> tuple[Smoothed, Histories]:
