@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from factorstream.worker.kernels import available_filters
-from factorstream.worker.kernels.api import Batch
+from factorstream.worker.kernels.api import Batch, Histories
 from factorstream.worker.kernels.beliefs import MEETINGS, Beliefs, Prior, equations_width, outlook_width
 from tests.kernels.problems import batch_of, copied, histories_of, problems, side, slice_of, sparing
 
@@ -18,6 +18,8 @@ every_other = pytest.mark.parametrize("filters", OTHERS, ids=lambda filters: fil
 
 USER_PRIOR, ITEM_PRIOR = Prior(0.3, 0.4, 0.1, 0.05), Prior(0.2, 0.5, -0.1, 0.0)
 HOW = {"intercept": 3.5, "noise": 0.8, "user_prior": USER_PRIOR, "item_prior": ITEM_PRIOR}
+WIDTHS = [2, 14, 15, 17, 30, 31, 46, 47, 62, 63, 64]
+"""Ranks about those where a row takes one vector more, and the most that is allowed."""
 LEVEL = Prior(0.3, 0.4, 0.0, 0.0)
 
 
@@ -32,10 +34,10 @@ def beliefs(rng, rows, rank, *, variance=0.2, effects=0.1, center=3.5):
 
 
 class SmallProblem:
-    """Three users and four items."""
+    """A few users and four items."""
 
-    def __init__(self, rng, rank=5):
-        self.users, self.items = side(rng, 3, rank), side(rng, 4, rank)
+    def __init__(self, rng, rank=5, n_users=3):
+        self.users, self.items = side(rng, n_users, rank), side(rng, 4, rank)
 
 
 class World:
@@ -59,10 +61,10 @@ class World:
     def learn(self, filters, batch, **changed):
         return filters.filter_batch(*self.sides, batch, **{**HOW, **changed})
 
-    def smooth(self, filters, histories, *, prior=USER_PRIOR, intercept=3.5, noise=0.8):
-        """Solve the first users from *histories*."""
+    def smooth(self, filters, histories, *, prior=USER_PRIOR, intercept=3.5, noise=0.8, rows=None):
+        """Solve users, the first unless others are named, from *histories*."""
         users, items, user_beliefs, item_beliefs = self.sides
-        rows = np.arange(len(histories.starts) - 1, dtype=np.int32)
+        rows = np.arange(len(histories.starts) - 1, dtype=np.int32) if rows is None else rows
         return filters.smooth(
             users, items, user_beliefs, item_beliefs, rows, histories, intercept=intercept, noise=noise, prior=prior
         )
@@ -118,7 +120,7 @@ def test_filters_agree_with_the_reference(filters, problem):
 
 
 @every_other
-@pytest.mark.parametrize("rank", [2, 17])
+@pytest.mark.parametrize("rank", WIDTHS)
 def test_filters_agree_where_ratings_are_replaced_and_taken_back(filters, rank):
     events = [(0, 1, 5.0), (0, 2, 3.0), (1, 1, 2.0), (0, 1, 4.0), (0, 2, np.nan), (1, 3, np.nan)]
     assert_agrees(filters, SmallProblem(np.random.default_rng(5), rank), events)
@@ -152,6 +154,39 @@ def test_a_batch_cut_differently_gives_the_same_bits(filters, problem, cuts):
         np.testing.assert_array_equal(np.concatenate([column[:0], *(piece[k] for piece in pieces)]), column)
     for one, other in zip(whole.arrays, parts.arrays, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@every_filter
+@pytest.mark.parametrize("rank", [8, 20, 40])
+def test_rows_solved_one_by_one_become_the_same_bits(filters, rank):
+    rng, n = np.random.default_rng(3), 19
+    problem = SmallProblem(rng, rank, n_users=n)
+    histories = histories_of([[(item, 3.0 + rng.normal()) for item in range(4) if rng.random() < 0.6] for _ in range(n)])
+    whole, parts = World(problem), World(problem)
+    told = whole.smooth(filters, histories)
+    for row in range(n):
+        one = slice(*histories.starts[row : row + 2])
+        history = Histories(np.array([0, one.stop - one.start]), histories.others[one], histories.ratings[one])
+        alone = parts.smooth(filters, history, rows=np.array([row], np.int32))
+        assert [float(column[0]) for column in alone] == [float(column[row]) for column in told]
+    for one, other in zip(whole.arrays, parts.arrays, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@every_filter
+def test_events_one_side_of_which_has_a_history_are_learned_in_order(filters):
+    """A row too long to be solved anew has none; the other's history names rows that events just before have changed."""
+    problem = SmallProblem(np.random.default_rng(4))
+    batch = batch_of([(1, 1, 2.0), (0, 1, 5.0), (0, 0, 1.0), (1, 1, 4.0)], 50)
+    batch = batch._replace(user_histories=histories_of([[]] * 4))
+    whole, parts, meant = World(problem), World(problem), World(problem)
+    whole.learn(filters, batch)
+    meant.learn(REFERENCE, batch)
+    for j in range(4):
+        parts.learn(filters, slice_of(batch, j, j + 1))
+    for one, other in zip(whole.arrays, parts.arrays, strict=True):
+        np.testing.assert_array_equal(one, other)
+    alike(whole.arrays, meant.arrays)
 
 
 @every_filter
@@ -230,6 +265,26 @@ def test_what_is_not_finite_stays_in_its_row(filters):
     assert np.isfinite(foreseen.errors).tolist() == [False, True, False]
     for now, then in zip(world.arrays, before, strict=True):
         np.testing.assert_array_equal(np.delete(now, 1, axis=0)[[0, 1]], np.delete(then, 1, axis=0)[[0, 1]])
+
+
+@every_filter
+def test_an_event_whose_row_would_not_be_finite_is_none(filters):
+    world = World(SmallProblem(np.random.default_rng(0)))
+    world.item_beliefs.outlook[0, 0] = np.inf
+    foreseen = world.learn(filters, replacing([(0, 0, 5.0), (1, 1, 4.0)]))
+    assert np.isfinite(foreseen.errors).tolist() == [False, True]
+
+
+@every_filter
+def test_a_row_that_would_not_be_finite_is_not_solved(filters):
+    world = World(SmallProblem(np.random.default_rng(0)))
+    world.items.factors[0, 0] = np.nan
+    before = [array.copy() for array in (world.users.factors, world.user_beliefs.equations, world.user_beliefs.outlook)]
+    world.smooth(filters, histories_of([[(0, 4.0), (1, 3.0)], [(1, 2.0)], []]))
+    after = world.users.factors, world.user_beliefs.equations, world.user_beliefs.outlook
+    assert [np.array_equal(now[0], then[0]) for now, then in zip(after, before, strict=True)] == [True] * 3
+    assert np.isfinite(world.users.factors[:3]).all()
+    assert not np.array_equal(world.users.factors[1], before[0][1])
 
 
 @every_filter

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from factorstream.worker.kernels.compiled import bare
 from factorstream.worker.kernels.store import (
-    FEW,
+    FEW_OF_ROW,
     IDLE,
     ITEMS,
     MERGE_ITEMS,
@@ -134,26 +134,53 @@ def test_forgotten_pairs_are_squeezed_out_of_memory():
     assert ratings._store.sides["end"][USERS] < largest
 
 
-def test_forgotten_pairs_rated_again_while_memory_is_squeezed_are_kept_on_both_sides():
+def being_squeezed():
+    """Return a store of which all is forgotten and about to be squeezed out of the users' main, and its pairs in main."""
     ratings, _ = filled(5_000, 300, 100, least_capacity=64)
     freeze(ratings._store)
     advance(ratings._store, np.inf)
     for user in range(300):
         ratings.forget_user(user, 1000)
-    pairs = ratings._store.by_user.others[: ratings._store.sides["end"][USERS]].copy()
+    items = ratings._store.by_user.others[: ratings._store.sides["end"][USERS]].copy()
     users = np.repeat(np.arange(300, dtype=np.int32), ratings._store.by_user.rows["length"][:300])
-    n = len(pairs)
     freeze(ratings._store)
     while phase(ratings) != SQUEEZE_USERS:
         small_step(ratings)
-    ratings.accept(np.zeros(n, np.uint8), users[::-1], pairs[::-1], np.ones(n, np.float32), np.full(n, 1001))
+    return ratings, users, items
+
+
+def rate(ratings, users, items):
+    """Rate pairs, which have not been since what was forgotten, and see that both sides of main hold them."""
+    n = len(users)
+    ratings.accept(np.zeros(n, np.uint8), users, items, np.ones(n, np.float32), np.full(n, 1001))
     assert ratings.n_ratings == n
     freeze(ratings._store)
     advance(ratings._store, np.inf)
     assert_main_is_whole(ratings)
 
 
-@pytest.mark.parametrize("n_items", [1, 15, 16, 17, FEW - 1, FEW, FEW + 1, 3 * FEW, 1000])
+def test_forgotten_pairs_rated_again_while_memory_is_squeezed_are_kept_on_both_sides():
+    ratings, users, items = being_squeezed()
+    rate(ratings, users[::-1], items[::-1])
+
+
+def test_forgotten_pairs_rated_again_just_before_a_pool_is_full_are_kept_on_both_sides():
+    ratings, users, items = being_squeezed()
+    held = set(zip(users.tolist(), items.tolist(), strict=True))
+    n_new = int(ratings._store.pools["capacity"][ratings._store.state["active"][0]]) + 5
+    new = [(user, item) for user in range(300) for item in range(100) if (user, item) not in held][:n_new]
+    new_users, new_items = np.array(new, np.int32).T
+    rate(ratings, np.concatenate([users[-20:], new_users]), np.concatenate([items[-20:], new_items]))
+
+
+def test_forgotten_pairs_rated_again_at_the_end_of_a_call_are_kept_on_both_sides():
+    ratings, users, items = being_squeezed()
+    while ratings._store.state["cursor"][0] < 200:
+        small_step(ratings)
+    rate(ratings, users[-60:], items[-60:])
+
+
+@pytest.mark.parametrize("n_items", [0, 1, 15, 16, 17, FEW_OF_ROW - 1, FEW_OF_ROW, FEW_OF_ROW + 1, 3 * FEW_OF_ROW, 1000])
 def test_pairs_are_found_in_rows_of_any_length_wherever_they_begin(n_items):
     wanted = np.arange(-1, 2 * n_items + 2)
     for n_before in range(20):
@@ -186,7 +213,9 @@ def test_pairs_of_main_rated_again_by_the_hundred_are_new_on_both_sides(n_users,
     ratings.accept(np.zeros(n, np.uint8), users, items, np.ones(n, np.float32), np.ones(n, np.int64))
     freeze(ratings._store)
     advance(ratings._store, np.inf)
-    order = np.random.default_rng(0).permutation(np.repeat(np.arange(n), 2))  # each twice, mostly in one call of `advance`
+    order = np.random.default_rng(0).permutation(
+        np.repeat(np.arange(n), 2)
+    )  # each twice, some while the first waits to be written
     values = np.arange(len(order), dtype=np.float32)
     accepted = ratings.accept(
         np.zeros(len(order), np.uint8), users[order], items[order], values, 2 + np.arange(len(order)), rework=rework

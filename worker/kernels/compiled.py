@@ -127,7 +127,7 @@ def _move_line(_: Any, array: Any, to: Any, at: Any) -> Any:
 
 
 LANES = 16
-"""Numbers that are looked at together."""
+"""Numbers in a vector: one AVX-512 register, two of AVX2, four of NEON; LLVM splits what the machine does not have."""
 
 
 def _line(context: Any, builder: Any, kind: Any, numbers: Any, at: Any) -> Any:
@@ -171,9 +171,8 @@ def _count_above(_: Any, array: Any, at: Any, first: Any, value: Any) -> Any:
 def _find_among(_: Any, array: Any, at: Any, first: Any, stop: Any, value: Any) -> Any:
     """Return which of the 16 numbers from ``array[at]`` on is *value*, the first of 0 … 15, or 16 if none is.
 
-    Those before ``array[first]`` and those from ``array[stop]`` on do not count.
-
-    All 16 lie in *array*, which is one-dimensional and contiguous, of int32.
+    Those before ``array[first]`` and those from ``array[stop]`` on do not count. All 16 lie in *array*, or in the page that it
+    ends in; it is one-dimensional and contiguous, of int32.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -193,7 +192,8 @@ def _find_among(_: Any, array: Any, at: Any, first: Any, stop: Any, value: Any) 
 def _natural(_: Any, value: Any) -> Any:
     """Return *value*, of which the caller promises that it is not negative.
 
-    numba takes a negative index from the end of an array; after the promise the compiler leaves that question out.
+    numba takes a negative index from the end of an array; after the promise the compiler leaves that question out. A promise
+    broken reads or writes before the array.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

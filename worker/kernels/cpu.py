@@ -44,11 +44,10 @@ from factorstream.worker.kernels.api import (
     Solver,
 )
 from factorstream.worker.kernels.careful import solve_carefully
-from factorstream.worker.kernels.compiled import Int
+from factorstream.worker.kernels.compiled import LANES, Int
 from factorstream.worker.kernels.cpu_fold import scratch
 from factorstream.worker.kernels.effects import Effects, Pull
 from factorstream.worker.kernels.layout import batch_as_columns, column, histories_as_columns, strided
-from factorstream.worker.kernels.simd import LANES
 from factorstream.worker.kernels.terms import N_TERMS, Memory, first_variances
 
 name = "cpu"

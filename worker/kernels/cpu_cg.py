@@ -18,11 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels.compiled import Int, bare, inlined
+from factorstream.worker.kernels.compiled import LANES, Int, bare, inlined
 from factorstream.worker.kernels.cpu_als import AHEAD, ONE, PIECE, length, load_old
 from factorstream.worker.kernels.cpu_fold import padded
 from factorstream.worker.kernels.simd import (
-    LANES,
     add_rows,
     add_rows_and_squares,
     add_scaled,

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from factorstream.worker.kernels import cpu_belief, cpu_posterior
+from factorstream.worker.kernels import cpu_posterior, cpu_posterior_solve
 from factorstream.worker.kernels.api import I32, Batch, Histories, Side
 from factorstream.worker.kernels.beliefs import Beliefs, Foreseen, Prior, Smoothed
 from factorstream.worker.kernels.layout import batch_as_columns, column, flat, histories_as_columns, strided
@@ -34,6 +34,7 @@ def filter_batch(
 ) -> Foreseen:
     """Learn from *batch*, one event after another (`beliefs.Filters.filter_batch`)."""
     foreseen, rank = Foreseen(*np.empty((5, len(batch.ratings)), np.float32)), users.factors.shape[1]
+    rooms = cpu_posterior_solve.room(rank)
     cpu_posterior.learn(
         _tables(users, user_beliefs),
         _tables(items, item_beliefs),
@@ -42,8 +43,9 @@ def filter_batch(
         np.float32(noise),
         _prior(user_prior),
         _prior(item_prior),
-        cpu_belief.room(rank),
-        cpu_belief.panel(rank),
+        rooms,
+        cpu_posterior_solve.panel(rank),
+        cpu_posterior.group(rooms),
         foreseen,
     )
     return foreseen
@@ -66,7 +68,9 @@ def smooth(
     tables, others = _tables(own, own_beliefs), _tables(other, other_beliefs)
     rows, histories = column(rows, np.int32), histories_as_columns(histories)
     numbers = np.float32(intercept), np.float32(noise), _prior(prior)
-    cpu_posterior.smooth(tables, others, rows, histories, taken, *numbers, cpu_belief.room(rank), cpu_belief.panel(rank), told)
+    cpu_posterior.smooth(
+        tables, others, rows, histories, taken, *numbers, cpu_posterior_solve.room(rank), cpu_posterior_solve.panel(rank), told
+    )
     return Smoothed(*told.T)
 
 
@@ -93,13 +97,13 @@ def explain(
         np.float32(bias_ridge * prior.bias),
         _prior(prior),
         SHARES,
-        np.empty(cpu_belief.vector_width(other.factors.shape[1]), np.float32),
+        np.empty(cpu_posterior_solve.vector_width(other.factors.shape[1]), np.float32),
     )
 
 
-def _tables(side: Side, beliefs: Beliefs) -> cpu_belief.Tables:
+def _tables(side: Side, beliefs: Beliefs) -> cpu_posterior_solve.Tables:
     """Return both as flat tables."""
-    return cpu_belief.Tables(flat(side.factors), flat(side.biases), flat(beliefs.equations), flat(beliefs.outlook))
+    return cpu_posterior_solve.Tables(flat(side.factors), flat(side.biases), flat(beliefs.equations), flat(beliefs.outlook))
 
 
 def _prior(prior: Prior) -> Any:

@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels.compiled import Int, inlined
+from factorstream.worker.kernels.compiled import LANES, Int, inlined
 from factorstream.worker.kernels.simd import (
-    LANES,
     add_border,
     add_scaled,
     add_scaled_vector,

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels.compiled import Int, bare, inlined
+from factorstream.worker.kernels.compiled import LANES, Int, bare, inlined
 from factorstream.worker.kernels.cpu_als import AHEAD, PANEL, factor, length, turn
 from factorstream.worker.kernels.cpu_fold import padded
 from factorstream.worker.kernels.simd import (
     BLOCK,
-    LANES,
     add_border,
     add_scaled,
     add_tile,

@@ -16,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorstream.worker.kernels.api import F64
-from factorstream.worker.kernels.compiled import Int, bare, inlined
+from factorstream.worker.kernels.compiled import LANES, Int, bare, inlined
 from factorstream.worker.kernels.cpu_als import AHEAD, PIECE, length
 from factorstream.worker.kernels.cpu_fold import padded
 from factorstream.worker.kernels.cpu_implicit import LEAST, ONE
 from factorstream.worker.kernels.simd import (
-    LANES,
     add_rows,
     add_scaled,
     all_finite,

@@ -1,6 +1,6 @@
 """The posterior's kernels, compiled: events one after another, rows solved from all that they hold, effects of rows met.
 
-How a row is solved is `cpu_belief`'s; it shows there why several are solved side by side.
+`cpu_posterior_solve` says how a row is solved, and why several are side by side.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from factorstream.worker.kernels.beliefs import MEETINGS
 from factorstream.worker.kernels.compiled import Int, bare, inlined, prefetch
-from factorstream.worker.kernels.cpu_belief import (
+from factorstream.worker.kernels.cpu_fold import padded
+from factorstream.worker.kernels.cpu_posterior_solve import (
     AHEAD,
     ONE,
     PSEUDO,
@@ -25,14 +26,13 @@ from factorstream.worker.kernels.cpu_belief import (
     gather,
     is_fine,
     pack,
-    place,
     put,
     ready,
+    room_of,
     set_prior,
     solve,
     triangle,
 )
-from factorstream.worker.kernels.cpu_fold import padded
 from factorstream.worker.kernels.simd import (
     add_blend,
     add_scaled,
@@ -54,9 +54,6 @@ LEAST_INFORMATION = 1e-4
 TABLED = 4096
 """Counts whose roots and logarithms are looked up."""
 
-GATHERED, EXTENDED = 0, 1
-"""How an event changes a row: solved from its history, or one rating more."""
-
 TWO, NAN = np.float32(2), np.float32(np.nan)
 
 
@@ -75,6 +72,33 @@ def shares() -> Shares:
     return Shares((1 / np.sqrt(n + MEETINGS)).astype(np.float32), np.log1p(n).astype(np.float32))
 
 
+class Group(NamedTuple):
+    """Rows that events change which share no row: one entry for each row."""
+
+    events: NDArray[np.int64]
+    sides: NDArray[np.int64]
+    """Whether the row is the event's user (0) or its item (1)."""
+    whole: NDArray[np.bool_]
+    """Whether the row was gathered from its history; else it is to be extended by one rating."""
+
+
+class View(NamedTuple):
+    """An event as one of its rows sees it."""
+
+    own: Any
+    row: Any
+    other: Any
+    other_row: Any
+    count: Any
+    histories: Any
+
+
+def group(rooms: Room) -> Group:
+    """Make room for what is learned in *rooms*."""
+    n = len(rooms.work)
+    return Group(np.empty(n, np.int64), np.empty(n, np.int64), np.empty(n, np.bool_))
+
+
 @bare
 def learn(
     users: Any,
@@ -86,11 +110,12 @@ def learn(
     item_prior: Any,
     rooms: Any,
     panel: Any,
+    group: Any,
     foreseen: Any,
 ) -> None:
     """Learn from *batch* in order, as `Filters.filter_batch` says, and fill *foreseen*; *users* and *items* are `Tables`.
 
-    Events that follow each other and share no row are learned side by side: none can tell.
+    Events that follow each other and share no row are learned together: none can tell.
     """
     rank, n = users.factors.shape[0] // users.biases.shape[0], len(batch.ratings)
     stop: Int = np.int64(0)
@@ -99,28 +124,18 @@ def learn(
         stop = end_of_group(batch, first, n, len(rooms.work) >> 1)
         for j in range(first, stop):
             foresee(users, items, batch, j, n, intercept, noise, foreseen, rank)
-        n_rows = np.int64(0)
-        for k in range(2 * first, 2 * stop):
-            if begin(users, items, batch, k, intercept, place(rooms, n_rows), panel, rank):
-                n_rows += 1
+        n_rows = begin_rows(users, items, batch, first, stop, intercept, rooms, panel, group, rank)
+        extend_rows(users, items, batch, n_rows, intercept, rooms, group, rank)
         for r in range(n_rows):
-            room = place(rooms, r)
-            if room.event[1] == EXTENDED:
-                _, _, other, other_row, _, _ = seen_from(users, items, batch, room.event[0])
-                y = batch.ratings[room.event[0] >> 1] - intercept - other.biases[other_row]
-                extend(room, other, other_row, y, rank)
-        for r in range(n_rows):
-            room = place(rooms, r)
-            _, _, _, _, count, _ = seen_from(users, items, batch, room.event[0])
-            set_prior(room, count, noise, item_prior if room.event[0] & 1 else user_prior, rank)
+            view = view_of(users, items, batch, group.events[r], group.sides[r])
+            set_prior(room_of(rooms, r), view.count, noise, item_prior if group.sides[r] else user_prior, rank)
         solve(rooms, n_rows, noise, rank)
         for r in range(n_rows):
-            room = place(rooms, r)
-            own, row, _, _, _, _ = seen_from(users, items, batch, room.event[0])
-            if is_fine(room, rank):
-                put(room, own, row, rank)
+            view = view_of(users, items, batch, group.events[r], group.sides[r])
+            if is_fine(room_of(rooms, r), rank):
+                put(room_of(rooms, r), view.own, view.row, rank)
             else:
-                foreseen.errors[room.event[0] >> 1] = NAN
+                foreseen.errors[group.events[r]] = NAN
 
 
 @inlined
@@ -142,13 +157,12 @@ def end_of_group(batch: Any, first: Int, n: Int, most: Int) -> Int:
 
 
 @inlined
-def seen_from(users: Tables, items: Tables, batch: Any, k: Int) -> Any:
-    """Return event k // 2 as its user sees it, or for odd k its item: own tables and row, the other's, count and histories."""
-    j = k >> 1
+def view_of(users: Tables, items: Tables, batch: Any, j: Int, side: Int) -> View:
+    """Return event *j* as its user sees it, or its item."""
     user, item = np.int64(batch.user_rows[j]), np.int64(batch.item_rows[j])
-    if k & 1:
-        return items, item, users, user, np.int64(batch.item_counts[j]), batch.item_histories
-    return users, user, items, item, np.int64(batch.user_counts[j]), batch.user_histories
+    if side:
+        return View(items, item, users, user, np.int64(batch.item_counts[j]), batch.item_histories)
+    return View(users, user, items, item, np.int64(batch.user_counts[j]), batch.user_histories)
 
 
 @inlined
@@ -181,21 +195,46 @@ def uncertainty(users: Tables, user: Int, items: Tables, item: Int, rank: int) -
 
 
 @inlined
-def begin(users: Tables, items: Tables, batch: Any, k: Int, intercept: Any, room: Room, panel: Any, rank: int) -> bool:
-    """Begin to change one row of an event, that of side ``k & 1``; return whether it changes."""
-    own, row, other, other_row, count, histories = seen_from(users, items, batch, k)
-    start, end = histories.starts[k >> 1], histories.starts[(k >> 1) + 1]
-    clear(room.solution, 0, padded(rank + 2))
-    room.event[0], room.event[1] = k, GATHERED
-    if end > start or count == 0:
-        gather(other, histories, start, end, intercept, room, panel, rank)
-        pack(room, intercept, rank)
-        return True
-    if math.isnan(batch.ratings[k >> 1]):
-        return False
-    ready(own, row, count, other, other_row, intercept, room, rank)
-    room.event[1] = EXTENDED
-    return True
+def begin_rows(
+    users: Tables,
+    items: Tables,
+    batch: Any,
+    first: Int,
+    stop: Int,
+    intercept: Any,
+    rooms: Room,
+    panel: Any,
+    group: Group,
+    rank: int,
+) -> Int:
+    """Take the rows that events *first* to *stop* change into *group*, gathered or ready to be extended; return their number."""
+    n = np.int64(0)
+    for k in range(2 * first, 2 * stop):
+        j, side, room = k >> 1, k & 1, room_of(rooms, n)
+        view = view_of(users, items, batch, j, side)
+        start, end = view.histories.starts[j], view.histories.starts[j + 1]
+        whole = end > start or view.count == 0
+        if not whole and math.isnan(batch.ratings[j]):
+            continue
+        clear(room.solution, 0, padded(rank + 2))
+        if whole:
+            gather(view.other, view.histories, start, end, intercept, room, panel, rank)
+            pack(room, intercept, rank)
+        else:
+            ready(view.own, view.row, view.count, view.other, view.other_row, intercept, room, rank)
+        group.events[n], group.sides[n], group.whole[n] = j, side, whole
+        n += 1
+    return n
+
+
+@inlined
+def extend_rows(users: Tables, items: Tables, batch: Any, n: Int, intercept: Any, rooms: Room, group: Group, rank: int) -> None:
+    """Add their ratings to the rows that are ready for it; by now what `ready` stored can be read in another shape."""
+    for r in range(n):
+        if not group.whole[r]:
+            view = view_of(users, items, batch, group.events[r], group.sides[r])
+            y = batch.ratings[group.events[r]] - intercept - view.other.biases[view.other_row]
+            extend(room_of(rooms, r), view.other, view.other_row, y, rank)
 
 
 @bare
@@ -227,19 +266,19 @@ def smooth(
                 histories.starts[first + r],
                 histories.starts[first + r + 1],
                 intercept,
-                place(rooms, r),
+                room_of(rooms, r),
                 panel,
                 rank,
             )
         for r in range(n):
-            room = place(rooms, r)
+            room = room_of(rooms, r)
             pack(room, intercept, rank)
             clear(room.solution, 0, padded(rank + 2))
         for r in range(n):
-            set_prior(place(rooms, r), histories.starts[first + r + 1] - histories.starts[first + r], noise, prior, rank)
+            set_prior(room_of(rooms, r), histories.starts[first + r + 1] - histories.starts[first + r], noise, prior, rank)
         solve(rooms, n, noise, rank)
         for r in range(n):
-            room, row, j = place(rooms, r), np.int64(rows[first + r]), first + r
+            room, row, j = room_of(rooms, r), np.int64(rows[first + r]), first + r
             if is_fine(room, rank):
                 tell(own, row, histories.starts[j + 1] - histories.starts[j], noise, prior, room, told, j, rank)
                 put(room, own, row, rank)
@@ -309,7 +348,7 @@ def explain(
 ) -> None:
     """Re-estimate effects, as `Filters.explain` says; *outlook* is the rows' own, ridges are relative to the rows met.
 
-    *step* is scratch, ``(padded(D),)``.
+    *step* is scratch, ``(padded(K + 2),)``.
     """
     rank = other.factors.shape[0] // other.biases.shape[0]
     for j in range(len(rows)):

@@ -15,10 +15,7 @@ from llvmlite import binding, ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from factorstream.worker.kernels.compiled import SECOND_LEVEL
-
-LANES = 16
-"""Floats in a vector: one AVX-512 register, two of AVX2, four of NEON; LLVM splits what the machine does not have."""
+from factorstream.worker.kernels.compiled import LANES, SECOND_LEVEL
 
 BLOCK = 4
 """Rows and columns that `factor_block` keeps in registers."""
@@ -318,7 +315,10 @@ def add_first(typing: Any, y: Any, y_at: Any, scale: Any, x: Any, x_at: Any, n: 
 
 @emitted
 def add_blend(typing: Any, y: Any, a: Any, x: Any, x_at: Any, n: Any, b: Any, z: Any, z_at: Any, m: Any) -> Any:
-    """``y[:n] += a * x[x_at:x_at + n]`` and ``y[:m] += b * z[z_at:z_at + m]`` at once, n ≤ m; y has room for ``padded(m)``."""
+    """``y[:n] += a * x[x_at:x_at + n]`` and ``y[:m] += b * z[z_at:z_at + m]`` at once, n ≤ m.
+
+    y has room for ``padded(m)``: what is behind m is written as it was.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
         emit = Emit(context, builder)
@@ -622,8 +622,8 @@ def lay_row(typing: Any, x: Any, x_at: Any, a: Any, n: Any, weight: Any, right: 
 def eliminate_below(typing: Any, x: Any, k: Any, n: Any, inverse: Any, width: Any, shares: Any) -> Any:
     """Take row *k* of n equations, times a share, out of those below, so that column k becomes 0; minus the share goes there.
 
-    *inverse* is that of the pivot, in whose place row k gets 1. Rows have *width*, a multiple of `LANES`, and so has *shares*,
-    what is written to.
+    *inverse* is that of the pivot, in whose place row k gets 1. Rows have *width*, a multiple of `LANES`; *shares* is scratch,
+    ``(width,)``.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:

@@ -29,10 +29,12 @@ IDLE, SORT_USERS, MERGE_USERS, SORT_ITEMS, MERGE_ITEMS, CLEAR, SQUEEZE_USERS, SQ
 """What is going on beside accepting, in this order."""
 DIGIT_BITS, N_DIGITS = 11, 3
 """Row numbers are sorted by three digits of eleven bits."""
-N_PLACES, N_REWRITES = 8, 64
+N_OFFSETS, N_REWRITES = 8, 64
+"""Events whose pairs' offsets in main are kept, a power of two and more than are looked up ahead; and pairs, at most, that wait
+for the items' side of main."""
 MAIN_PER_POOL, ROWS_PER_POOL = 16, 8
-"""Pairs in main, and rows, for one pair in a full pool: more cost time to merge, fewer cost memory."""
-FEW = 48
+"""Pairs in main, and rows, for one pair in a full pool: more cost time to merge, fewer cost memory and readers' time."""
+FEW_OF_ROW = 48
 """Pairs of a row that are looked through line by line: the processor cannot foresee where a search by halves goes."""
 TOMBSTONE = np.float32(np.nan)
 NEVER = plain(np.iinfo(np.int64).min)
@@ -74,8 +76,8 @@ REWRITE = np.dtype(
         ("user", np.int32),
         ("item", np.int32),
         ("rating", np.float32),
-        ("length", np.int32),  # the search: pairs that are left of the item's row
-        ("at", np.int64),  # and the first of them
+        ("length", np.int32),  # pairs of the item's row that it may still be
+        ("at", np.int64),  # the first of them
     ],
     align=True,
 )
@@ -136,10 +138,10 @@ class Store(NamedTuple):
     """The frozen entries, ``row << 32 | entry``, sorted by row."""
     digit_ends: NDArray[np.int64]
     """Where the next frozen entry of each digit's value goes, ``(N_DIGITS, 2 ** DIGIT_BITS)``."""
-    places: NDArray[np.int64]
-    """Where in the users' main the pairs of the next events are, by the last bits of the events' numbers; -1: not there."""
+    offsets: NDArray[np.int64]
+    """Where in the users' main the pairs of the next events are, by event number modulo `N_OFFSETS`; -1: not there."""
     rewrites: NDArray[np.void]
-    """Pairs of main whose ratings are new by user, and not yet by item; empty whenever anything else reads or moves pairs."""
+    """Pairs of main whose ratings are new by user, and not yet by item; none waits when the items' main is read or moved."""
 
 
 def column(kind: DTypeLike) -> NDArray[Any]:
@@ -163,7 +165,7 @@ def new_store(least_capacity: Int) -> Store:
         np.zeros(257, np.int64),
         (column(np.uint64), column(np.uint64)),
         np.zeros((N_DIGITS, 1 << DIGIT_BITS), np.int64),
-        np.zeros(N_PLACES, np.int64),
+        np.zeros(N_OFFSETS, np.int64),
         np.zeros(N_REWRITES, REWRITE),
     )
     store.state["mark"] = np.inf
@@ -271,17 +273,17 @@ def find_in_pool(store: Store, pool_number: Int, user: Int, item: Int, hashed: n
 def find_in_row(index: Index, row: Row, other: Int) -> Int:
     """Return where in main the pair of *row* with *other* is, -1 if it is not there."""
     at, stop = row.start, row.start + row.length
-    while stop - at > FEW:
+    while stop - at > FEW_OF_ROW:
         middle = at + ((stop - at) >> 1)
         if index.others[natural(middle)] <= other:
             at = middle
         else:
             stop = middle
-    line = at & -LANES
+    line = at & -LANES  # where memory has lines: none is touched that the row is not in
     while line < stop:
-        found = find_among(index.others, line, at, stop, other)
-        if found < LANES:
-            return line + found
+        lane = find_among(index.others, line, at, stop, other)
+        if lane < LANES:
+            return line + lane
         line += LANES
     return -1
 
@@ -290,7 +292,7 @@ def find_in_row(index: Index, row: Row, other: Int) -> Int:
 def find(store: Store, user: Int, item: Int, hashed: np.uint64, in_main: Int) -> tuple[Int, Int]:
     """Return the place a pair lives in, or `NOWHERE`, and where there: an entry of the log, or an offset of the users' main.
 
-    *in_main* is what `find_in_row` found.
+    *in_main* is what `find_in_row` found in the user's row.
     """
     state = store.state[0]
     entry = find_in_pool(store, state.active, user, item, hashed)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from factorstream.worker.kernels.compiled import Int, bare, inlined
 from factorstream.worker.kernels.store import USERS, Store, key_of
 
-FEW = 48
+FEW_KEYS = 48
 """Keys up to this number are sorted by insertion."""
 
 
@@ -43,7 +43,7 @@ def put_in_order(store: Store, n: Int) -> None:
 @bare
 def sort(keys: NDArray[np.uint64], spare: NDArray[np.uint64], ends: NDArray[np.int64], n: Int) -> None:
     """Sort the first *n* of *keys* by their upper 32 bits."""
-    if n <= FEW:
+    if n <= FEW_KEYS:
         insertion_sort(keys, n)
         return
     largest = np.uint64(0)

@@ -14,7 +14,7 @@ from factorstream.worker.kernels.store import (
     ITEMS,
     MAIN,
     MERGE_ITEMS,
-    N_PLACES,
+    N_OFFSETS,
     NEVER,
     NOWHERE,
     SORT_USERS,
@@ -42,8 +42,8 @@ UNRATE = 1
 AT_ONCE = 512
 """Events between two pieces of merging."""
 FAR, NEAR, SOON = 24, 12, 4
-"""How many events ahead rows and slots are fetched into the cache, then what these point to, then what those point to.
-What lies soon is looked up in main, too."""
+"""How many events ahead rows and slots are fetched into the cache, then what these point to, then what those point to. Events
+up to `SOON` ahead are looked up in main."""
 
 
 class Events(NamedTuple):
@@ -91,7 +91,7 @@ def accept(
     outcome.of_users.starts[0] = outcome.of_items.starts[0] = 0
     j: Int = start
     seen: Int = start
-    found: Int = start
+    known: Int = start  # before this event, offsets in main are known
     end: Int = np.int64(events.kinds.size)
     while n < limit:
         while seen < end and seen <= j + FAR:
@@ -99,19 +99,19 @@ def accept(
             seen += 1
         if j >= end:
             break
-        if is_full(store):
+        if is_full(store):  # whether or not this event will need a place
             write_items_side(store)
             freeze(store)
-            found = j
+            known = j
         j, n = natural(j), natural(n)
-        found = find_ahead(store, events, max(j, found), min(j + SOON + 1, end))
+        known = find_ahead(store, events, max(j, known), min(j + SOON + 1, end))
         fetch_ahead(store, events, j, end - 1, fold_in)
         user, item, time_ms = natural(events.user_rows[j]), natural(events.item_rows[j]), events.timestamps_ms[j]
         rating = (
             TOMBSTONE if events.kinds[j] == UNRATE else events.ratings[j] + np.float32(0)
         )  # -0 becomes 0: equal, so the same bits
         n_before = store.state[0].n_ratings
-        if apply(store, user, item, rating, time_ms, store.places[j % N_PLACES]):
+        if apply(store, user, item, rating, time_ms, store.offsets[j % N_OFFSETS]):
             outcome.event_index[n], outcome.user_rows[n], outcome.item_rows[n] = j, user, item
             outcome.ratings[n], outcome.timestamps_ms[n] = rating, time_ms
             outcome.changes[n] = change = store.state[0].n_ratings - n_before
@@ -122,7 +122,7 @@ def accept(
             if n - paid == AT_ONCE:
                 write_items_side(store)
                 advance(store, float(n - paid))
-                paid, found = n, j + 1
+                paid, known = n, j + 1
         j += 1
     write_items_side(store)
     advance(store, float(n - paid))
@@ -143,7 +143,10 @@ def add_history(store: Store, side: Int, row: Int, longest: Int, history: Histor
 
 @inlined
 def apply(store: Store, user: Int, item: Int, rating: np.float32, time_ms: Int, in_main: Int) -> bool:
-    """Let an event apply unless it is old news; return whether it did. *in_main*: where the users' main has its pair, or -1."""
+    """Let an event apply unless it is old news; return whether it did.
+
+    *in_main*: where the users' main has its pair, or -1. The active pool has room.
+    """
     if store.state[0].n_floors and time_ms <= max(store.by_user.floors[user] ^ NEVER, store.by_item.floors[item] ^ NEVER):
         return False
     hashed = hash_of(user, item)
@@ -238,7 +241,7 @@ def find_ahead(store: Store, events: Events, first: Int, stop: Int) -> Int:
     """Look up the pairs of events in the users' main, and ask for what those hold that are there; return *stop*."""
     for k in range(first, stop):
         at = find_in_row(store.by_user, store.by_user.rows[natural(events.user_rows[natural(k)])], events.item_rows[natural(k)])
-        store.places[natural(k) % N_PLACES] = at
+        store.offsets[natural(k) % N_OFFSETS] = at
         if at >= 0:
             prefetch(store.by_user.ratings, at)
             prefetch(store.by_user.times, at)

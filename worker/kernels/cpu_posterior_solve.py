@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from factorstream.worker.kernels.beliefs import MEETINGS, equations_width, outlook_width
-from factorstream.worker.kernels.compiled import Int, inlined, inner
+from factorstream.worker.kernels.compiled import LANES, Int, inlined, inner
 from factorstream.worker.kernels.cpu_fold import padded
 from factorstream.worker.kernels.simd import (
-    LANES,
     add_first,
     add_half_tile,
     add_scaled,
@@ -44,8 +43,9 @@ AHEAD = 4
 PANEL = 256
 """Rows gathered before their products are summed."""
 
-TOGETHER, FLOATS_TOGETHER = 8, 128
-"""Rows that are solved side by side, and of these one row of each matrix: more would not stay in the first-level cache."""
+TOGETHER, WIDEST_TOGETHER = 8, 128
+"""Rows that are solved side by side, at most, and the floats that one row of each of their matrices takes together: with more
+the matrices would leave the first-level cache. So 8 rows up to 14 factors, 4 up to 30, then 2."""
 
 ONE, ZERO = np.float32(1), np.float32(0)
 PSEUDO = np.float32(MEETINGS)
@@ -61,7 +61,7 @@ class Tables(NamedTuple):
 
 
 class Room(NamedTuple):
-    """What rows are solved in: each has its own row of each array, which is its `place`."""
+    """What rows are solved in: each has its own row of each array (`room_of`)."""
 
     work: NDArray[np.float32]
     """``(D, padded(K + 2))``, flat."""
@@ -86,14 +86,12 @@ class Room(NamedTuple):
     """``(outlook_width,)``: the sum of the other rows' outlooks."""
     squares: NDArray[np.float64]
     """``(1,)``: ``Σ E[y²]``."""
-    event: NDArray[np.int64]
-    """``(2,)``: whose event changes the row, and how (`cpu_posterior.learn`)."""
 
 
 def room(rank: int) -> Room:
     """Make room for `TOGETHER` rows of *rank* factors, or as many as there should be."""
     vector = vector_width(rank)
-    n = max(2, min(TOGETHER, FLOATS_TOGETHER // vector))
+    n = max(2, min(TOGETHER, WIDEST_TOGETHER // vector))
     widths = {
         "work": (rank + 1) * vector,
         "system": equations_width(rank) + LANES,
@@ -103,7 +101,7 @@ def room(rank: int) -> Room:
     }
     floats = {name: np.empty((n, width), np.float32) for name, width in widths.items()}
     vectors = {name: np.empty((n, vector), np.float32) for name in ("solution", "prior", "weights", "x", "shares")}
-    return Room(**floats, **vectors, squares=np.empty((n, 1)), event=np.empty((n, 2), np.int64))
+    return Room(**floats, **vectors, squares=np.empty((n, 1)))
 
 
 def panel(rank: int) -> NDArray[np.float32]:
@@ -117,7 +115,7 @@ def vector_width(rank: int) -> int:
 
 
 @inlined
-def place(rooms: Room, r: Int) -> Room:
+def room_of(rooms: Room, r: Int) -> Room:
     """Return the room of the r-th row."""
     return Room(
         rooms.work[r],
@@ -131,7 +129,6 @@ def place(rooms: Room, r: Int) -> Room:
         rooms.gram[r],
         rooms.seen[r],
         rooms.squares[r],
-        rooms.event[r],
     )
 
 
@@ -209,9 +206,9 @@ def gather(other: Tables, histories: Any, begin: Int, end: Int, intercept: Any, 
                 ask_for(other.factors, ahead * rank, rank)
                 ask_for(other.biases, ahead, 1)
                 ask_for(other.outlook, ahead * width, width)
-            row, place = np.int64(histories.others[t]), (t - first) * vector
+            row, at = np.int64(histories.others[t]), (t - first) * vector
             y = histories.ratings[t] - intercept - other.biases[row]
-            copy_bordered(other.factors, row * rank, rank, ONE, y, panel, place)
+            copy_bordered(other.factors, row * rank, rank, ONE, y, panel, at)
             add_first(room.seen, 0, ONE, other.outlook, row * width, width)
             squares += np.float64(y) * np.float64(y)
             total += np.float64(y)
@@ -251,12 +248,12 @@ def set_prior(room: Room, count: Int, noise: Any, prior: Any, rank: int) -> None
 
 @inner
 def solve(rooms: Any, n: Int, noise: Any, rank: int) -> None:
-    """Solve `Room.system` in the first *n* places, into solution and outlook; what is not finite is found by `is_fine`."""
+    """Solve `Room.system` in the first *n* rooms, into solution and outlook; what is not finite is found by `is_fine`."""
     for r in range(n):
-        fill(place(rooms, r), rank)
+        fill(room_of(rooms, r), rank)
     eliminate(rooms, n, rank)
     for r in range(n):
-        substitute(place(rooms, r), noise, rank)
+        substitute(room_of(rooms, r), noise, rank)
 
 
 @inlined
@@ -276,7 +273,7 @@ def eliminate(rooms: Room, n: Int, rank: int) -> None:
     size, vector = rank + 1, padded(rank + 2)
     for k in range(size):
         for r in range(n):
-            room = place(rooms, r)
+            room = room_of(rooms, r)
             inverse = ONE / max(room.work[k * vector + k], room.weights[0 if k < rank else 1])
             room.x[k] = inverse
             eliminate_below(room.work, k, size, inverse, vector, room.shares)
