@@ -14,13 +14,8 @@ from tests.kernels.problems import batch_of, copied, few, histories_of, interpre
 REFERENCE = available_kernels()[0]
 every_kernel = pytest.mark.parametrize("kernels", available_kernels(), ids=lambda kernels: kernels.name)
 every_other = pytest.mark.parametrize("kernels", available_kernels()[1:], ids=lambda kernels: kernels.name)
-every_objective = pytest.mark.parametrize("objective", objectives(), ids=label)
 every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
-every_pair = pytest.mark.parametrize(
-    ("objective", "optimizer"),
-    [(one, name) for i, one in enumerate(objectives()) for j, name in enumerate(OPTIMIZERS) if (i + j) % 2 == 0],
-    ids=lambda one: one if isinstance(one, str) else label(one),
-)
+PAIRS = [(one, name) for i, one in enumerate(objectives()) for j, name in enumerate(OPTIMIZERS) if (i + j) % 2 == 0]
 """Each loss, penalty and constraint with each optimizer, of weighted and plain objectives in turns."""
 SPARED = 10
 """Interpreted kernels take a thousand times as long: a test that solves gets one in so many of the objectives for them."""
@@ -36,6 +31,16 @@ def every_solve(kernels, turn):
     ]
     names = ["-".join([one.name, label(objective)]) for one, objective in pairs]
     return pytest.mark.parametrize(("kernels", "objective"), pairs, ids=names)
+
+
+def every(kernels, names, choices, *, one_in, salt=()):
+    """Return a mark: *kernels* with all *choices*, tuples of *names*; those that are interpreted with one in so many of them."""
+
+    def said(choice):
+        return tuple(label(one) if isinstance(one, Objective) else one for one in choice)
+
+    chosen = [(one, *choice) for one in kernels for choice in choices if not spared(one, *salt, *said(choice), one_in=one_in)]
+    return pytest.mark.parametrize(("kernels", *names), chosen, ids=["-".join([one.name, *said(rest)]) for one, *rest in chosen])
 
 
 RATES = Rates(0.05, 0.03, 0.01, 0.2)
@@ -90,11 +95,8 @@ def assert_close(found, expected, tolerance=2e-3):
         np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
 
 
-@every_other
-@every_pair
+@every(available_kernels()[1:], ("objective", "optimizer"), PAIRS, one_in=6)
 def test_steps_agree_with_the_reference(kernels, objective, optimizer):
-    if spared(kernels, label(objective), optimizer, one_in=6):
-        return
     for fold_in, seed, n_enough in ((0, 1, 10), (3, 2, 3)):
         world = World(objective, seed=seed, n_events=few(kernels, 25, n_enough))
         batch = batch_of([*world.events, (*world.events[0][:2], np.nan)], fold_in)
@@ -214,11 +216,8 @@ def test_nonnegative_rows_are_what_nnls_finds(kernels, ridge):
         assert ((users.factors[row] == 0) == (best == 0)).all()
 
 
-@every_other
-@every_pair
+@every(available_kernels()[1:], ("objective", "optimizer"), PAIRS, one_in=16, salt=("cut",))
 def test_a_batch_means_the_same_however_it_is_cut(kernels, objective, optimizer):
-    if spared(kernels, "cut", label(objective), optimizer, one_in=16):
-        return
     world = World(objective, seed=7, n_events=few(kernels, 40))
     batch = batch_of(world.events, few(kernels, 2, 1))
     users, items, state, errors = world.step(kernels, batch, optimizer)
@@ -237,12 +236,9 @@ def test_a_batch_means_the_same_however_it_is_cut(kernels, objective, optimizer)
         assert one.tobytes() == other.tobytes()
 
 
-@every_kernel
-@every_objective
+@every(available_kernels(), ("objective",), [(one,) for one in objectives()], one_in=6)
 def test_the_mean_step_is_the_gradient_of_the_objective(kernels, objective):
     """Where κ and the constraint do not bend it: of numbers that stay away from zero."""
-    if spared(kernels, label(objective), one_in=6):
-        return
     world = World(objective, seed=8)
     user_counts = np.bincount([n for n, _, _ in world.ratings], minlength=len(world.users.biases))
     item_counts = np.bincount([m for _, m, _ in world.ratings], minlength=len(world.items.biases))
@@ -320,12 +316,8 @@ def test_rows_without_ratings_keep_their_state(kernels, optimizer):
     assert not any(table[4:].any() for table in state.items)
 
 
-@every_kernel
-@every_optimizer
-@pytest.mark.parametrize("name", LOSSES)
+@every(available_kernels(), ("name", "optimizer"), [*itertools.product(LOSSES, OPTIMIZERS)], one_in=4)
 def test_heavy_tails_do_not_diverge(kernels, name, optimizer):
-    if spared(kernels, name, optimizer, one_in=4):
-        return
     objective = Objective(Penalty(0.01, 0.01, 0.01, False), LOSSES[name][0])
     world = World(objective, seed=11, n_events=few(kernels, 60, 16))
     tail = 1e4 if name in ("squared", "poisson") else 1.0
