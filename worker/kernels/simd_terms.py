@@ -1,6 +1,7 @@
 """Vectors of one number for each of the calibrator's terms, in float64: what recursive least squares is made of.
 
-Functions as in `simd`, for arrays whose rows are `N_TERMS` long; LLVM makes registers of one such vector.
+Functions as in `simd`, for arrays whose rows are `N_TERMS` long. A row is several registers: LLVM takes a longer vector that is
+carried from turn to turn apart into numbers, and puts it together again, at each turn.
 """
 
 from __future__ import annotations
@@ -14,36 +15,55 @@ from numba.core import types
 from factorstream.worker.kernels.simd import Emit, Value, emitted
 from factorstream.worker.kernels.terms import N_TERMS
 
+LANES = 8
+"""Terms in a register; a row is a whole number of them."""
+AT_ONCE = 2
+"""Rows whose sums do not wait for each other."""
+
 _DOUBLE, _I32, _I64 = ir.DoubleType(), ir.IntType(32), ir.IntType(64)
-_VECTOR = ir.VectorType(_DOUBLE, N_TERMS)
-_ZERO = ir.Constant(_VECTOR, [0.0] * N_TERMS)
+_VECTOR = ir.VectorType(_DOUBLE, LANES)
+_ZERO = ir.Constant(_VECTOR, [0.0] * LANES)
+_N_PARTS = N_TERMS // LANES
+
+Parts = list[Any]
+"""A row: one vector after another."""
 
 
 class EmitTerms(Emit):
-    """An LLVM builder that speaks of these vectors."""
+    """An LLVM builder that speaks of rows."""
 
-    def load(self, address: Value, mask: Value = None) -> Value:
-        return self.builder.load(self.builder.bitcast(address, _VECTOR.as_pointer()), align=8)
+    def load_row(self, address: Value) -> Parts:
+        return [self.builder.load(place, align=8) for place in self._places(address)]
 
-    def store(self, vector: Value, address: Value, mask: Value = None) -> None:
-        self.builder.store(vector, self.builder.bitcast(address, _VECTOR.as_pointer()), align=8)
+    def store_row(self, row: Parts, address: Value) -> None:
+        for part, place in zip(row, self._places(address), strict=True):
+            self.builder.store(part, place, align=8)
+
+    def _places(self, address: Value) -> list[Value]:
+        builder = self.builder
+        parts = [builder.gep(address, [_I64(LANES * k)]) for k in range(_N_PARTS)]
+        return [builder.bitcast(part, _VECTOR.as_pointer()) for part in parts]
 
     def splat(self, scalar: Value) -> Value:
         first = self.builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), scalar, _I32(0))
-        return self.builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_I32, N_TERMS), [0] * N_TERMS))
+        return self.builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES))
 
     def multiply_add(self, x: Value, y: Value, z: Value) -> Value:
-        return self.call(f"llvm.fmuladd.v{N_TERMS}f64", _VECTOR, x, y, z)
+        return self.call(f"llvm.fmuladd.v{LANES}f64", _VECTOR, x, y, z)
+
+    def add_scaled_row(self, sums: Parts, scale: Value, row: Parts) -> Parts:
+        """Return *sums* and *row* times *scale*, a scalar."""
+        scales = self.splat(scale)
+        return [self.multiply_add(scales, part, total) for part, total in zip(row, sums, strict=True)]
 
     def sum(self, vector: Value) -> Value:
-        """Return the sum of the elements, added as a tree."""
-        builder = self.builder
-        parts = [builder.extract_element(vector, _I32(k)) for k in range(N_TERMS)]
-        while len(parts) > 1:
-            half = (len(parts) + 1) // 2
-            added = [builder.fadd(a, b) for a, b in zip(parts[: len(parts) - half], parts[half:], strict=True)]
-            parts = added + parts[len(added) : half]
-        return parts[0]
+        """Return the sum of the lanes, added as a tree."""
+        width = LANES
+        while width > 1:
+            width //= 2
+            turned = ir.Constant(ir.VectorType(_I32, LANES), [(lane + width) % LANES for lane in range(LANES)])
+            vector = self.builder.fadd(vector, self.builder.shuffle_vector(vector, vector, turned))
+        return self.builder.extract_element(vector, _I32(0))
 
 
 @emitted
@@ -51,9 +71,11 @@ def dot_terms(typing: Any, x: Any, y: Any) -> Any:
     """Return ``x @ y``."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
-        emit = EmitTerms(context, builder)
-        p, q = (emit.load(emit.at(kind, array, _I64(0))) for kind, array in zip(signature.args, args, strict=True))
-        return emit.sum(builder.fmul(p, q))
+        emit, total = EmitTerms(context, builder), _ZERO
+        rows = [emit.load_row(emit.at(kind, array, _I64(0))) for kind, array in zip(signature.args, args, strict=True)]
+        for one, other in zip(*rows, strict=True):
+            total = emit.multiply_add(one, other, total)
+        return emit.sum(total)
 
     return types.float64(x, y), codegen
 
@@ -67,10 +89,16 @@ def weigh_rows(typing: Any, matrix: Any, weights: Any, out: Any) -> Any:
         first, scales, target = (emit.at(kind, array, _I64(0)) for kind, array in zip(signature.args, args, strict=True))
 
         def add(r: Value, sums: Sequence[Value]) -> Sequence[Value]:
-            row = emit.load(builder.gep(first, [builder.mul(r, _I64(N_TERMS))]))
-            return [emit.multiply_add(emit.splat(builder.load(builder.gep(scales, [r]))), row, sums[0])]
+            added = []
+            for k in range(AT_ONCE):
+                at = builder.add(r, _I64(k))
+                row = emit.load_row(builder.gep(first, [builder.mul(at, _I64(N_TERMS))]))
+                before = list(sums[k * _N_PARTS : (k + 1) * _N_PARTS])
+                added += emit.add_scaled_row(before, builder.load(builder.gep(scales, [at])), row)
+            return added
 
-        emit.store(emit.loop(_I64(N_TERMS), 1, [_ZERO], add)[0], target)
+        sums = emit.loop(_I64(N_TERMS), AT_ONCE, [_ZERO] * (AT_ONCE * _N_PARTS), add)
+        emit.store_row([builder.fadd(*pair) for pair in zip(sums[:_N_PARTS], sums[_N_PARTS:], strict=True)], target)
         return context.get_dummy_value()
 
     return types.void(matrix, weights, out), codegen
@@ -83,12 +111,11 @@ def take_square(typing: Any, matrix: Any, x: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
         emit = EmitTerms(context, builder)
         first, factors = (emit.at(kind, array, _I64(0)) for kind, array in zip(signature.args, args, strict=True))
-        minus = builder.fneg(emit.load(factors))
+        minus = [builder.fneg(part) for part in emit.load_row(factors)]
 
         def take(r: Value, _: Sequence[Value]) -> Sequence[Value]:
             address = builder.gep(first, [builder.mul(r, _I64(N_TERMS))])
-            scale = emit.splat(builder.load(builder.gep(factors, [r])))
-            emit.store(emit.multiply_add(minus, scale, emit.load(address)), address)
+            emit.store_row(emit.add_scaled_row(emit.load_row(address), builder.load(builder.gep(factors, [r])), minus), address)
             return []
 
         emit.loop(_I64(N_TERMS), 1, [], take)
