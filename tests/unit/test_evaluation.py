@@ -64,6 +64,15 @@ def test_the_loss_is_that_of_the_predictions_made_before_learning(loss, log):
     assert found.loss == pytest.approx(np.mean(likelihood(events.ratings, predictions)), rel=1e-3, abs=1e-4)
 
 
+def test_rows_without_biases_are_foreseen_from_where_they_begin():
+    """Of factors that are never negative nothing else says how large a first rating is: zero is far from all of them."""
+    rng = np.random.default_rng(0)
+    log = [(user, user % 50, float(rng.choice([1, 4, 4, 5, 5])), user) for user in range(400)]
+    chosen = load(None, ["model.nonnegative=true", "als.weighted=true"], {})
+    found = evaluate(learner_of(chosen), fresh_model(chosen), events_of(log))
+    assert found.rmse < 2
+
+
 def test_ratings_that_a_loss_cannot_learn_are_told_by_value():
     for assignments, ratings, told in (
         (["model.loss=logistic"], [0, 1, 0.5], r"0\.5, .* 0 and 1"),

@@ -14,7 +14,9 @@ from factorstream.worker.config import load
 from factorstream.worker.errors import UserMistake
 from factorstream.worker.fitting.sections import sections_of
 from factorstream.worker.kernels.api import Side
+from factorstream.worker.kernels.effects import CAUTION
 from factorstream.worker.learn.learner import new_model
+from factorstream.worker.learn.priors import RIDGE, priors_of
 from factorstream.worker.local import generated
 from factorstream.worker.model.model import Model
 from factorstream.worker.model.ratings import Held
@@ -105,6 +107,28 @@ def test_every_objective_is_its_formula_and_solves_never_raise_it(way, history, 
     tables = Side(model.users.factors, model.users.biases), Side(model.items.factors, model.items.biases)
     expected = total(learning.objective(model.level), *tables, held, model.level.intercept)
     assert after[-1] == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@settings(max_examples=40)
+@given(history=histories(), penalty=st.sampled_from([0.1, 1.0]))
+def test_solves_of_rows_held_to_what_they_met_never_raise_the_objective(history, penalty):
+    chosen = load(None, ["model.rank=3", f"als.lambda_user={penalty}", "als.lambda_item=0.4", "als.lambda_bias=0.3"], {})
+    model, learning, entries = fresh_model(chosen), learning_of(chosen), history[0]
+    fitting.prepare(model, store(*history), CPU, learning)
+    before = [fitting.objective(model, learning)]
+    after = [step.objective for step in steps(model, learning, "als", 6)]
+    assert (np.diff(before + after) <= 1e-5 * (1 + abs(before[0]))).all()
+    effects, ridge, value = priors_of(model).effects, RIDGE * model.level.spread, 0.0
+    for side, (own, weight) in enumerate(((model.users, penalty), (model.items, 0.4))):
+        counts = np.bincount(entries[side], minlength=own.n)
+        away = np.column_stack((own.factors, own.biases)) - effects[side].told[: own.n] / np.sqrt(counts + CAUTION)[:, None]
+        said = effects[side].said[: own.n]
+        value += 0.5 * (weight * np.square(away[:, :-1]).sum() + 0.3 * np.square(away[:, -1]).sum())
+        value += 0.5 * (ridge * np.square(said[:, :-1]).sum() + RIDGE * np.square(said[:, -1]).sum())
+    users, items = entries.user_rows, entries.item_rows
+    products = np.einsum("jk,jk->j", model.users.factors[users], model.items.factors[items])
+    scores = model.level.intercept + model.users.biases[users] + model.items.biases[items] + products
+    assert after[-1] == pytest.approx(value + 0.5 * np.square(entries.ratings - scores).sum(), rel=1e-4, abs=1e-4)
 
 
 def test_steps_and_solves_end_at_one_objective():

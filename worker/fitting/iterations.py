@@ -15,11 +15,12 @@ from factorstream.worker.fitting.descent import Descent
 from factorstream.worker.fitting.ranking import Ranking, ranking
 from factorstream.worker.fitting.splits import BLOCK_VISITS, NEVER, user_blocks
 from factorstream.worker.kernels import losses
-from factorstream.worker.kernels.api import Kernels
+from factorstream.worker.kernels.api import Kernels, Side
 from factorstream.worker.kernels.gram import gram_of
 from factorstream.worker.kernels.objective import over_observed, penalties, scores
 from factorstream.worker.learn.implicit import penalties_of
 from factorstream.worker.learn.learner import new_model
+from factorstream.worker.learn.priors import priors_of
 from factorstream.worker.learn.rule import rule_of
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.model import cuts
@@ -129,17 +130,29 @@ def objective(model: Model, learning: Learning) -> float:
     """Return ``Σ ℓ(x, s) + Σ ½ λ |·|² + Σ κ |·|₁`` over the ratings held; of clicks over all pairs, confidence-weighted.
 
     Of the learner posterior the first sum alone: what its solves lower is a bound of the evidence, with noise and priors in it.
-    Where priors are learned, exact solves hold rows to their means instead of zero: that objective is not quite this one.
+    Where priors are learned, rows are held to their means instead of zero, and what makes up the means has a cost of its own.
     """
     if learning.loss == "implicit":
         return _implicit_objective(model, learning)
     penalty, loss, total = learning.penalty(model.level), model.level.loss, 0.0
     if learning.learner != "posterior":
-        total += penalties(model.users.on_host, model.ratings.user_counts, penalty, users=True)
-        total += penalties(model.items.on_host, model.ratings.item_counts, penalty, users=False)
+        priors = priors_of(model)
+        total += 0.0 if priors is None else priors.cost(model.level.spread)
+        for side, own, counts in (
+            (USERS, model.users, model.ratings.user_counts),
+            (ITEMS, model.items, model.ratings.item_counts),
+        ):
+            away = own.on_host if priors is None else _away(own.on_host, priors.means(side, counts))
+            total += penalties(away, counts, penalty, users=side == USERS)
     for block in user_blocks(model.ratings):
         total += float(losses.values(loss, block.ratings.astype(np.float64), _scores(model, block)).sum())
     return total
+
+
+def _away(side: Side, means: NDArray[np.float64]) -> Side:
+    """Return how far the first rows of *side* are from their *means*."""
+    n = len(means)
+    return Side((side.factors[:n] - means[:, :-1]).astype(np.float32), (side.biases[:n] - means[:, -1]).astype(np.float32))
 
 
 def _implicit_objective(model: Model, learning: Learning) -> float:

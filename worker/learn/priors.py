@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels.api import Kernels, Penalty, Scored
-from factorstream.worker.kernels.effects import Effects, Pull
+from factorstream.worker.kernels.api import I32, Kernels, Penalty, Scored
+from factorstream.worker.kernels.effects import CAUTION, Effects, Pull
 from factorstream.worker.kernels.memory import reserve
 from factorstream.worker.kernels.slopes import add_slopes
 from factorstream.worker.model.model import ITEMS, USERS, Model
@@ -103,6 +103,21 @@ class Priors:
     def grow(self, n_users: int, n_items: int) -> None:
         """Have at least that many rows."""
         self.n = [max(self.n[USERS], n_users), max(self.n[ITEMS], n_items)]
+
+    def means(self, side: int, counts: I32) -> NDArray[np.float64]:
+        """Return the prior means of the first rows of *side*, ``(n, K + 1)``, bias last; *counts* ``(n,)``: of their ratings."""
+        self.effects[side].fetch()
+        scales = 1 / np.sqrt(counts.astype(np.float64) + CAUTION)
+        return np.asarray(self.effects[side].told[: len(counts)] * scales[:, None])
+
+    def cost(self, spread: float) -> float:
+        """Return what the effects themselves add to the objective of exact solves: ``½ Σ ridge |effect|²``."""
+        pull, total = pull_of(Penalty(0.0, 0.0, 0.0, False), spread, users=True), 0.0
+        for effects, n in zip(self.effects, self.n, strict=True):
+            effects.fetch()
+            squares = np.square(effects.said[:n], dtype=np.float64).sum(axis=0)
+            total += 0.5 * float(pull.factor_ridge * squares[:-1].sum() + pull.bias_ridge * squares[-1])
+        return total
 
     def until_due(self) -> int:
         """Return how many ratings are to be accepted before the next estimate."""

@@ -52,7 +52,8 @@ class Sgd:
             optimizer=optimizer_of(learning, model, self._kernels),
         )
         if level.loss_name == "squared":
-            scored = first_met(scored, accepted)
+            if not learning.nonnegative:  # whose factors begin near their mean, and without biases say all that is known
+                scored = first_met(scored, accepted)
             if priors is not None:
                 priors.observe(scored, level.spread)
             return Tested(accepted.ratings, scored.errors, scored)
