@@ -105,11 +105,12 @@ _UNREADABLE = (ValueError, TypeError, RecursionError)
 """What msgspec raises on bytes: malformed, of another type, not UTF-8; on None; on thousands of nested brackets."""
 
 
-def encode(event: Event) -> bytes:
-    """Return *event* as JSON. Raises `InvalidEvent` when it breaks a rule of the contract."""
+def encode(event: Event, rating_min: float = RATING_MIN, rating_max: float = RATING_MAX) -> bytes:
+    """Return *event* as JSON. Raises `InvalidEvent` when it breaks a rule of the contract, or its rating is outside the range."""
     match event:
         case Rating(user_id, item_id, rating, timestamp_ms):
-            said = _Said(_said_id("user_id", user_id), _said_id("item_id", item_id), check_rating(float(rating)))
+            number = check_rating(_number(rating), rating_min, rating_max)
+            said = _Said(_said_id("user_id", user_id), _said_id("item_id", item_id), number)
         case Unrate(user_id, item_id, timestamp_ms):
             said = _Said(_said_id("user_id", user_id), _said_id("item_id", item_id), type="unrate")
         case ForgetUser(user_id, timestamp_ms):
@@ -120,6 +121,13 @@ def encode(event: Event) -> bytes:
             raise InvalidEvent("unknown_type", f"{shown(event)} is no Rating, Unrate, ForgetUser or RemoveItem")
     said.timestamp_ms = check_timestamp(int(timestamp_ms))
     return _ENCODER.encode(said)
+
+
+def _number(rating: object) -> float:
+    try:
+        return float(cast(float, rating))
+    except (TypeError, ValueError) as error:
+        raise InvalidEvent("bad_rating", f"rating {shown(rating)} is {type(rating).__name__}, not a number") from error
 
 
 def _said_id(field: str, text: object) -> str:

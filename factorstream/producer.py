@@ -15,7 +15,7 @@ from kafka.partitioner.default import DefaultPartitioner, murmur2
 
 from factorstream.codec import encode
 from factorstream.errors import DeliveryFailed, InvalidAddress, ProducerUnavailable
-from factorstream.rating import Event, RemoveItem, shown
+from factorstream.rating import RATING_MAX, RATING_MIN, Event, RemoveItem, shown
 
 MAX_PENDING = 50_000
 """Events sent and not yet acknowledged, at most: some 50 MB."""
@@ -43,6 +43,8 @@ class Producer:
         *,
         max_pending: int = MAX_PENDING,
         timeout_s: float = 30.0,
+        rating_min: float = RATING_MIN,
+        rating_max: float = RATING_MAX,
         kafka_settings: Mapping[str, Any] | None = None,
     ) -> None:
         """Connect to *bootstrap_servers*, ``host:port`` with commas between.
@@ -50,6 +52,8 @@ class Producer:
         Args:
             max_pending: `send` blocks while so many events wait for their acknowledgement.
             timeout_s: How long to wait for a broker.
+            rating_min: The least rating to send, and *rating_max* the greatest: the worker's ``model.rating_min`` and
+                ``rating_max``, where these are set.
             kafka_settings: More settings of kafka-python's ``KafkaProducer``, such as ``security_protocol``.
 
         Raises `InvalidAddress`, and `ProducerUnavailable` when no broker answers in time, or the topic does not exist: it is
@@ -57,6 +61,7 @@ class Producer:
         """
         self.topic = topic
         self._max_pending = max_pending
+        self._range = rating_min, rating_max
         self._n_unflushed = 0
         self._failures = _Failures(topic)
         self._refused = self._failures.add  # bound once: what is made for every event costs the collector of garbage, too
@@ -68,7 +73,7 @@ class Producer:
         Raises `InvalidEvent` for an event that breaks a rule of the contract, and `DeliveryFailed` when *earlier* events were
         refused; either way *event* is not sent.
         """
-        value = encode(event)
+        value = encode(event, *self._range)
         self._failures.check()
         key = event.item_id if isinstance(event, RemoveItem) else event.user_id
         self._n_unflushed += 1

@@ -38,6 +38,13 @@ def test_top_leaves_out_what_was_rated(learned, user_id):
     assert [item["item_id"] for item in ended.answer["items"]] == wanted
 
 
+def test_top_says_that_a_user_is_unknown(learned):
+    ended = reading(learned, "top", "nobody", "-n", 3)
+    assert (ended.code, len(ended.answer["items"])) == (0, 3)
+    assert ended.complaints == [f"model {learned.model} knows no user 'nobody': this is its ranking for anybody"]
+    assert reading(learned, "top", USERS[0]).complaints == []
+
+
 def test_similar_shows_others_by_cosine(learned):
     items = reading(learned, "similar", ITEMS[0]).answer["items"]
     assert {item["item_id"] for item in items} == set(ITEMS[1:])

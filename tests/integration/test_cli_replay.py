@@ -1,12 +1,14 @@
 """``factorstream replay`` to a real broker: what arrives, how evenly, and what is refused."""
 
 import gzip
+import json
 import time
 
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 
 from factorstream.codec import decode
+from factorstream.worker.adapters import kafka_topics
 from factorstream.worker.history.history import History
 from factorstream.worker.history.replay import replay
 from tests.integration.real_worker import command
@@ -73,7 +75,17 @@ def test_ratings_that_no_worker_takes_are_refused_before_anything_is_sent(kafka,
         path = tmp_path / "f"
         path.write_text("a\tb\t1\t978300760\n" + line)
         command("replay", path, "--topic", topic, "--kafka", kafka).refused(2, told)
+        command("replay", path, "--topic", f"{topic}-not-made", "--kafka", kafka, "--create").refused(2, told)
     assert records(kafka, topic) == []
+    assert not kafka_topics.exists(kafka, f"{topic}-not-made")
+
+
+def test_ratings_of_a_wider_range_are_sent_when_that_is_said(kafka, topic, tmp_path):
+    path = tmp_path / "f"
+    path.write_text("u\ti\t3000\t978300760\n")
+    assert command("replay", path, "--topic", topic, "--kafka", kafka, "--rating-max", 10_000).code == 0
+    [record] = records(kafka, topic)
+    assert json.loads(record.value)["rating"] == 3000
 
 
 class Time:

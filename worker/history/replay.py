@@ -23,10 +23,7 @@ def replay(
 
     Args:
         rate: Events a second, evenly; None: as fast as *send* takes them.
-
-    Raises `UserMistake`, before anything is sent, for ratings that no worker would accept.
     """
-    _check(history)
     n, began = len(history), clock()
     burst = UNPACED_BURST if rate is None else max(1, round(rate * BURST_S))
     for first in range(0, n, burst):
@@ -46,7 +43,8 @@ def events(history: History, first: int, stop: int) -> Iterator[Rating]:
         yield Rating(users[user], items[item], rating, timestamp_ms)
 
 
-def _check(history: History) -> None:
+def check_acceptable(history: History, rating_min: float = RATING_MIN, rating_max: float = RATING_MAX) -> None:
+    """Raise `UserMistake` for ratings that no worker with this range would accept."""
     early = np.flatnonzero(history.timestamps_ms < EARLIEST_TIMESTAMP_MS)
     if len(early):
         raise UserMistake(
@@ -54,9 +52,10 @@ def _check(history: History) -> None:
             f" {history.timestamps_ms[early[0]] / 1000:g}): events carry milliseconds"
             " since 1970, and smaller numbers are rejected as seconds; give the file real times"
         )
-    outside = np.flatnonzero((history.ratings < RATING_MIN) | (history.ratings > RATING_MAX))
+    outside = np.flatnonzero((history.ratings < rating_min) | (history.ratings > rating_max))
     if len(outside):
         raise UserMistake(
-            f"{len(outside)} ratings are not within {RATING_MIN:g} to {RATING_MAX:g}"
-            f" (the first is {history.ratings[outside[0]]:g})"
+            f"{len(outside)} of {len(history)} ratings are not within {rating_min:g} to {rating_max:g} (the first is"
+            f" {history.ratings[outside[0]]:g}): mend the file, or, for a worker whose model.rating_min or rating_max is set"
+            " further, say so with --rating-min or --rating-max"
         )

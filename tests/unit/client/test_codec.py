@@ -299,6 +299,8 @@ def test_what_is_no_object_says_what_it_is(value, reason):
         Rating(42, "m", 1.0, NOW_MS),
         Rating("u", "m", float("nan"), NOW_MS),
         Rating("u", "m", 1001.0, NOW_MS),
+        Rating("u", "m", "x", NOW_MS),
+        Rating("u", "m", None, NOW_MS),
         Unrate("u", "m", NOW_MS // 1000),
         ForgetUser("", NOW_MS),
         RemoveItem("", NOW_MS),
@@ -308,6 +310,12 @@ def test_what_is_no_object_says_what_it_is(value, reason):
 def test_an_event_that_breaks_a_rule_is_not_written(event):
     with pytest.raises(InvalidEvent):
         encode(event)
+
+
+def test_ratings_of_a_wider_range_are_written_when_it_is_told():
+    assert decode(encode(Rating("u", "m", 5000.0, NOW_MS), -1.0, 1e4), NOW_MS, rating_max=1e4).rating == 5000.0
+    with pytest.raises(InvalidEvent, match="-1 to 3"):
+        encode(Rating("u", "m", 5.0, NOW_MS), -1.0, 3.0)
 
 
 def test_no_records_are_no_events():
