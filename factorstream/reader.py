@@ -256,6 +256,8 @@ class Reader:
         return meta.uncertainty
 
     def _item_keys(self, item_ids: Sequence[str], n_buckets: int) -> list[str]:
+        if isinstance(item_ids, str):
+            raise TypeError(f"item_ids is {item_ids!r}, whose letters are no ids: give a list of ids")
         return [keys.item_key(self.model, item_id, n_buckets) for item_id in item_ids]
 
     def _fetch(self, keys_of: Callable[[int], list[str]]) -> tuple[Meta, list[bytes | None]]:

@@ -232,6 +232,11 @@ def test_predictions_fall_back_to_the_bias_of_the_side_that_is_known(published, 
     assert reader.predict("u1", []) == []
 
 
+def test_one_id_in_the_place_of_many_is_refused(published, reader):
+    with pytest.raises(TypeError, match=r"'m1'.*list of ids"):
+        reader.predict("u1", "m1")
+
+
 def test_a_client_can_ask_how_sure_a_prediction_is(published, reader):
     rng = np.random.default_rng(2)
     variances = {"user": rng.uniform(0.1, 1, 4).astype(np.float32), "item": rng.uniform(0.1, 1, 4).astype(np.float32)}

@@ -45,7 +45,7 @@ def demo(
     rate: Annotated[float, typer.Option("--rate", metavar="N", min=1, help="Ratings a second.")] = RATE,
     stay: Annotated[bool, typer.Option("--stay", help="Stay up at the end, to look around, until Ctrl-C.")] = False,
 ) -> None:
-    """Watch a worker learn MovieLens-100K from a real Kafka into a real Redis; nothing stays behind."""
+    """Watch a worker learn MovieLens-100K from a real Kafka into a real Redis; no process stays behind."""
     from rich.console import Console
 
     console = Console(highlight=False)

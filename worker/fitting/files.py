@@ -48,7 +48,7 @@ def start_from_file(
     except FileNotFoundError as error:
         raise UserMistake(f"--start {path}: there is no such file (or say svd, or random)") from error
     except (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
-        raise UserMistake(f"--start {path} is not what 'factorstream fit --out' writes: {error}") from error
+        raise UserMistake(f"--start {path} is not what 'factorstream fit --out' writes") from error
     if nonnegative and any((parameters < 0).any() for parameters in model.parameters()):
         raise UserMistake(f"--start {path} has negative numbers, and nonnegative factors cannot start there: take one of nmf")
     if not found:
