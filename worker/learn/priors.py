@@ -104,6 +104,13 @@ class Priors:
         """Have at least that many rows."""
         self.n = [max(self.n[USERS], n_users), max(self.n[ITEMS], n_items)]
 
+    @property
+    def say_anything(self) -> bool:
+        """Whether any row's effect is other than zero."""
+        for effects in self.effects:
+            effects.fetch()
+        return any(bool(effects.said[:n].any()) for effects, n in zip(self.effects, self.n, strict=True))
+
     def means(self, side: int, counts: I32) -> NDArray[np.float64]:
         """Return the prior means of the first rows of *side*, ``(n, K + 1)``, bias last; *counts* ``(n,)``: of their ratings."""
         self.effects[side].fetch()

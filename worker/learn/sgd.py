@@ -11,8 +11,11 @@ from factorstream.worker.learn.optimizers import optimizer_of
 from factorstream.worker.learn.priors import priors_of, pull_of
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.learn.tested import Tested, tested
-from factorstream.worker.model.model import USERS, Model
+from factorstream.worker.model.model import ITEMS, USERS, Model
 from factorstream.worker.model.ratings import Accepted
+
+MOST_TOLD = 2_000_000
+"""Ratings that are read at once where rows are told anew what those say that they met."""
 
 
 class Sgd:
@@ -26,7 +29,18 @@ class Sgd:
         self._learning = learning
 
     def take_over(self, model: Model) -> None:
-        """Nothing is remembered."""
+        """Remember what rows are told by those that they met, as far as these say anything."""
+        priors = priors_of(model)
+        if priors is None or not priors.say_anything:
+            return
+        ratings = model.ratings
+        priors.grow(model.users.n, model.items.n)
+        both = priors.on(self._kernels)
+        for side, counts in ((USERS, ratings.user_counts), (ITEMS, ratings.item_counts)):
+            rows = np.flatnonzero(counts).astype(np.int32)
+            for part in np.split(rows, np.flatnonzero(np.diff(np.cumsum(counts[rows], dtype=np.int64) // MOST_TOLD)) + 1):
+                histories = ratings.histories_of_users(part) if side == USERS else ratings.histories_of_items(part)
+                self._kernels.recall(both[side], both[1 - side], part, self._kernels.keep(histories))
 
     def until_due(self, model: Model) -> int | None:
         """A batch ends where λ are estimated anew."""
