@@ -126,7 +126,7 @@ def encode(event: Event, rating_min: float = RATING_MIN, rating_max: float = RAT
 def _number(rating: object) -> float:
     try:
         return float(cast(float, rating))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InvalidEvent("bad_rating", f"rating {shown(rating)} is {type(rating).__name__}, not a number") from error
 
 

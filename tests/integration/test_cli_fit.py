@@ -71,6 +71,16 @@ def test_epochs_are_iterations_and_a_fit_goes_on_from_a_file(file, tmp_path):
     assert again[0]["objective"] <= first[-1]["objective"] * (1 + 1e-6)
 
 
+def test_steps_from_a_file_of_solves_leave_nothing_of_what_rows_said(file, tmp_path):
+    solved, stepped = tmp_path / "solved.npz", tmp_path / "stepped.npz"
+    assert command("fit", file, "--method", "als", "--iterations", 4, "--out", solved).code == 0
+    assert command("fit", file, "--method", "sgd", "--epochs", 1, "--start", solved, "--out", stepped).code == 0
+    with np.load(solved) as of_solves, np.load(stepped) as of_steps:
+        assert of_solves["user_effects"].any()
+        assert not of_steps["user_effects"].any()
+        assert not of_steps["item_effects"].any()
+
+
 def test_the_decomposition_of_a_matrix_is_numpys(tmp_path):
     matrix, file, out = np.random.default_rng(0).normal(size=(12, 9)), tmp_path / "matrix.npy", tmp_path / "model.npz"
     np.save(file, matrix)

@@ -15,6 +15,7 @@ import numpy as np
 from factorstream.worker.fitting.sections import Part, sections_of
 from factorstream.worker.kernels.api import Kernels
 from factorstream.worker.learn.optimizers import optimizer_of
+from factorstream.worker.learn.priors import priors_of
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.model.model import Model
 
@@ -48,6 +49,9 @@ class Descent:
             learn_penalty: Whether λ of *learning* is only about right.
         """
         self._model, self._kernels, self._given = model, kernels, learning
+        priors = priors_of(model)
+        if priors is not None:  # steps hold rows to zero, whatever those that they met said in a fit before
+            priors.say_nothing()
         self._random = np.random.default_rng(seed)
         self._sections = [
             [part._replace(batch=kernels.keep(part.batch)) for part in section]

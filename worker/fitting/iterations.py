@@ -15,7 +15,7 @@ from factorstream.worker.fitting.descent import Descent
 from factorstream.worker.fitting.ranking import Ranking, ranking
 from factorstream.worker.fitting.splits import BLOCK_VISITS, NEVER, user_blocks
 from factorstream.worker.kernels import losses
-from factorstream.worker.kernels.api import Kernels, Side
+from factorstream.worker.kernels.api import F32, Kernels, Side
 from factorstream.worker.kernels.gram import gram_of
 from factorstream.worker.kernels.objective import over_observed, penalties, scores
 from factorstream.worker.learn.implicit import penalties_of
@@ -26,7 +26,7 @@ from factorstream.worker.learn.settings import Learning
 from factorstream.worker.model import cuts
 from factorstream.worker.model.level import Level
 from factorstream.worker.model.model import ITEMS, USERS, Model
-from factorstream.worker.model.ratings import Held, Ratings
+from factorstream.worker.model.ratings import Held, Ratings, rows_in_blocks
 
 Method = Literal["als", "sgd"]
 
@@ -137,6 +137,8 @@ def objective(model: Model, learning: Learning) -> float:
     penalty, loss, total = learning.penalty(model.level), model.level.loss, 0.0
     if learning.learner != "posterior":
         priors = priors_of(model)
+        if priors is not None and not priors.say_anything:
+            priors = None
         total += 0.0 if priors is None else priors.cost(model.level.spread)
         for side, own, counts in (
             (USERS, model.users, model.ratings.user_counts),
@@ -149,10 +151,10 @@ def objective(model: Model, learning: Learning) -> float:
     return total
 
 
-def _away(side: Side, means: NDArray[np.float64]) -> Side:
+def _away(side: Side, means: F32) -> Side:
     """Return how far the first rows of *side* are from their *means*."""
     n = len(means)
-    return Side((side.factors[:n] - means[:, :-1]).astype(np.float32), (side.biases[:n] - means[:, -1]).astype(np.float32))
+    return Side(side.factors[:n] - means[:, :-1], side.biases[:n] - means[:, -1])
 
 
 def _implicit_objective(model: Model, learning: Learning) -> float:
@@ -250,8 +252,6 @@ class _Solves:
     def improve(self) -> None:
         ratings = self._model.ratings
         for side, counts in ((USERS, ratings.user_counts), (ITEMS, ratings.item_counts)):
-            rows = np.flatnonzero(counts).astype(np.int32)
-            block = np.cumsum(counts[rows], dtype=np.int64) // BLOCK_VISITS
-            for part in np.split(rows, np.flatnonzero(np.diff(block)) + 1):
+            for part in rows_in_blocks(counts, BLOCK_VISITS):
                 self._rule.solve(self._model, side, part)
         self._rule.end_sweep(self._model)

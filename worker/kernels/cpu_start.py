@@ -26,7 +26,7 @@ def splitmix64(counter: Any) -> Any:
 
 @inlined
 def natural_log(number: Any) -> Any:
-    """Return the logarithm of a positive, normal *number* within 1e-14.
+    """Return the logarithm of a positive, normal *number* within 1e-14 of itself.
 
     That of a power of two, and of a fraction f the series of 2 artanh((f − 1) / (f + 1)).
     """
@@ -42,7 +42,7 @@ def natural_log(number: Any) -> Any:
 
 @inlined
 def cosine_and_sine(turns: Any) -> Any:
-    """Return both of the angle of 0 to 1 *turns* within 1e-13: Taylor's series around the nearest quarter."""
+    """Return both of the angle of 0 to 1 *turns* within 1e-14: Taylor's series around the nearest quarter."""
     quarter = np.int64(4.0 * turns + 0.5)
     y = 2.0 * math.pi * (turns - 0.25 * np.float64(quarter))
     q = y * y

@@ -181,9 +181,16 @@ def add_rewrite(store: Store, user: Int, item: Int, rating: np.float32) -> None:
     store.state[0].n_rewrites += 1
 
 
-@bare
+@inlined
 def write_items_side(store: Store) -> None:
-    """Write the ratings that wait for it into the items' side of main.
+    """Write the ratings that wait for it into the items' side of main. Mostly none does, and a call passes the whole store."""
+    if store.state[0].n_rewrites:
+        write_rewrites(store)
+
+
+@bare
+def write_rewrites(store: Store) -> None:
+    """Write all of `Store.rewrites` into the items' side of main.
 
     Its rows are long. All are searched at once, so that the memory of one search comes while the others go on.
     """

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from factorstream.worker.kernels.api import I32, Kernels, Penalty, Scored
+from factorstream.worker.kernels.api import F32, I32, Kernels, Penalty, Scored
 from factorstream.worker.kernels.effects import CAUTION, Effects, Pull
 from factorstream.worker.kernels.memory import reserve
 from factorstream.worker.kernels.slopes import add_slopes
@@ -111,11 +111,16 @@ class Priors:
             effects.fetch()
         return any(bool(effects.said[:n].any()) for effects, n in zip(self.effects, self.n, strict=True))
 
-    def means(self, side: int, counts: I32) -> NDArray[np.float64]:
+    def say_nothing(self) -> None:
+        """Expect rows near zero again."""
+        for side, effects in enumerate(self.effects):
+            effects.said[: self.n[side]] = effects.told[: self.n[side]] = 0
+            effects.send(slice(0, self.n[side]))
+
+    def means(self, side: int, counts: I32) -> F32:
         """Return the prior means of the first rows of *side*, ``(n, K + 1)``, bias last; *counts* ``(n,)``: of their ratings."""
         self.effects[side].fetch()
-        scales = 1 / np.sqrt(counts.astype(np.float64) + CAUTION)
-        return np.asarray(self.effects[side].told[: len(counts)] * scales[:, None])
+        return np.asarray(self.effects[side].told[: len(counts)] * (1 / np.sqrt(counts + CAUTION)).astype(np.float32)[:, None])
 
     def cost(self, spread: float) -> float:
         """Return what the effects themselves add to the objective of exact solves: ``½ Σ ridge |effect|²``."""

@@ -12,7 +12,7 @@ from factorstream.worker.learn.priors import priors_of, pull_of
 from factorstream.worker.learn.settings import Learning
 from factorstream.worker.learn.tested import Tested, tested
 from factorstream.worker.model.model import ITEMS, USERS, Model
-from factorstream.worker.model.ratings import Accepted
+from factorstream.worker.model.ratings import Accepted, rows_in_blocks
 
 MOST_TOLD = 2_000_000
 """Ratings that are read at once where rows are told anew what those say that they met."""
@@ -37,8 +37,7 @@ class Sgd:
         priors.grow(model.users.n, model.items.n)
         both = priors.on(self._kernels)
         for side, counts in ((USERS, ratings.user_counts), (ITEMS, ratings.item_counts)):
-            rows = np.flatnonzero(counts).astype(np.int32)
-            for part in np.split(rows, np.flatnonzero(np.diff(np.cumsum(counts[rows], dtype=np.int64) // MOST_TOLD)) + 1):
+            for part in rows_in_blocks(counts, MOST_TOLD):
                 histories = ratings.histories_of_users(part) if side == USERS else ratings.histories_of_items(part)
                 self._kernels.recall(both[side], both[1 - side], part, self._kernels.keep(histories))
 

@@ -316,6 +316,13 @@ class Ratings:
         return histories
 
 
+def rows_in_blocks(counts: I32, most: int) -> list[I32]:
+    """Return the rows that hold ratings, ascending, in blocks of about *most* ratings; *counts* are of all rows."""
+    rows = np.flatnonzero(counts).astype(np.int32)
+    block = np.cumsum(counts[rows], dtype=np.int64) // most
+    return np.split(rows, np.flatnonzero(np.diff(block)) + 1)
+
+
 def _check_rows(rows: NDArray[np.integer], n_rows: int) -> None:
     """Raise `IndexError` unless all *rows* are in ``0 .. n_rows - 1``."""
     if len(rows) and not (rows.min() >= 0 and rows.max() < n_rows):

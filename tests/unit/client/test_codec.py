@@ -301,6 +301,7 @@ def test_what_is_no_object_says_what_it_is(value, reason):
         Rating("u", "m", 1001.0, NOW_MS),
         Rating("u", "m", "x", NOW_MS),
         Rating("u", "m", None, NOW_MS),
+        Rating("u", "m", 10**400, NOW_MS),
         Unrate("u", "m", NOW_MS // 1000),
         ForgetUser("", NOW_MS),
         RemoveItem("", NOW_MS),
